@@ -1,0 +1,14 @@
+"""Information-plane analysis of neural networks in JAX."""
+
+from ipjax import quadrature as quadrature
+from ipjax import readout as readout
+from ipjax.conductance import completeness_gap as completeness_gap
+from ipjax.conductance import contrast_weights as contrast_weights
+from ipjax.conductance import layer_conductance as layer_conductance
+from ipjax.conductance import neuron_conductance as neuron_conductance
+from ipjax.conductance import sensitivity as sensitivity
+from ipjax.taps import Network as Network
+from ipjax.taps import from_function as from_function
+from ipjax import estimators as estimators
+from ipjax.estimators import Estimate as Estimate
+from ipjax.estimators import mutual_information as mutual_information

@@ -1,0 +1,371 @@
+"""Layer conductance of all layers in one pass.
+
+The conductance of a unit with activation h on the straight path x(a) = x' + a (x - x') from a baseline x' to the input is
+
+    ∫ dF/dh(x(a)) · dh(x(a))/da da,        F a scalar of the logits (the target),
+
+after Dhamdhere, Sundararajan and Yan 2018 (arXiv:1805.12233), in the form of Shrikumar, Su and Kundaje 2018
+(arXiv:1807.09946). Each layer passes through a zero offset; the gradient with respect to the offsets is dF/dh of every layer at
+once, so one forward and one backward pass a node serve all layers. Nodes are mapped in chunks inside a scan: memory
+grows with the chunk and not with the number of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from ipjax.quadrature import Quadrature, trapezoid
+from ipjax.readout import Readout
+from ipjax.taps import Layers, Network
+
+Target = (
+    Literal["predicted", "contrast"]
+    | int
+    | Int[Array, " batch"]
+    | Float[Array, " classes"]
+    | Callable[[Float[Array, "batch classes"]], Float[Array, " batch"]]
+)
+ByLayer = dict[str, Array]
+
+
+def layer_conductance(
+    net: Network,
+    x: ArrayLike,
+    *,
+    layers: Layers = None,
+    target: Target = "predicted",
+    baseline: ArrayLike = 0.0,
+    quadrature: Quadrature = trapezoid(32),  # noqa: B008 (frozen)
+    readout: Readout | None = None,
+    nodes_at_once: int | None = None,
+) -> ByLayer:
+    """Conductance of every unit of each layer, in the units of the target.
+
+    **Arguments:**
+
+    - `x`: `[batch, ...]`, floating.
+    - `layers`: `None` for the network's default set, names, or `"all"`. On `"input"` it is integrated gradients
+        (Sundararajan, Taly and Yan 2017).
+    - `target`: `"predicted"` (the logit of each image's predicted class), `"contrast"` (`contrast_weights` of seed 0,
+        which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` of weights on the
+        logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for each callable object).
+        Conductance toward a class chosen from x, or the true label, carries that choice: it leaks the label into
+        every layer.
+    - `baseline`: a number or an array that broadcasts to `x`.
+    - `quadrature`: a rule of `ipjax.quadrature`.
+    - `readout`: a linear map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
+    - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
+
+    **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order.
+
+    **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, or a target that does not fit the
+    logits; `KeyError` for unknown layers.
+    """
+    x = _checked_input(net, x)
+    names = net.layers(x, layers)
+    baseline = _checked_baseline(x, baseline)
+    choice, weights = _checked_target(net, x, target)
+    if nodes_at_once is not None and nodes_at_once < 1:
+        raise ValueError(f"nodes_at_once: expected at least 1, got {nodes_at_once}")
+    budget = nodes_at_once or max(1, _BLOCK // x.size)
+    chunk = _chunk(len(quadrature.nodes), budget)
+    return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
+
+
+def completeness_gap(
+    net: Network, x: ArrayLike, conductance: ByLayer, *, target: Target = "predicted", baseline: ArrayLike = 0.0
+) -> dict[str, Float[Array, " batch"]]:
+    """Sum of a layer's conductance less F(x) - F(x'), per image and layer, in the units of the target.
+
+    Zero, up to quadrature error, at layers that cut every path from input to logits; inside a residual branch the
+    sum is only the branch's share. `conductance` may have gone through `readout.channel_sum` or `flatten`, which keep
+    the sum, but through no other readout.
+    """
+    x = _checked_input(net, x)
+    choice, weights = _checked_target(net, x, target)
+    change = _target_change(net, x, _checked_baseline(x, baseline), weights, choice)
+    for name, value in conductance.items():
+        if len(value) != len(x):
+            raise ValueError(f"conductance of {name!r}: expected {len(x)} images as in x, got {len(value)}")
+    return {name: jnp.sum(value.reshape(len(value), -1), axis=1) - change for name, value in conductance.items()}
+
+
+def neuron_conductance(
+    net: Network,
+    x: ArrayLike,
+    layer: str,
+    unit: int | tuple[int, ...],
+    *,
+    target: Target = "predicted",
+    baseline: ArrayLike = 0.0,
+    quadrature: Quadrature = trapezoid(32),  # noqa: B008 (frozen)
+) -> Float[Array, "batch ..."]:
+    """What each input element contributes through one unit: (x - x') ∫ dF/dh · dh/dx da, the shape of `x`.
+
+    Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). The rule's plain weights are used,
+    as in Captum's `NeuronConductance`, which `gauss_legendre` reproduces.
+
+    **Arguments:**
+
+    - `unit`: the unit's index in the layer's shape without batch.
+    """
+    x = _checked_input(net, x)
+    (name,) = net.layers(x, [layer])
+    index = (unit,) if isinstance(unit, int | np.integer) else tuple(unit)
+    shape = net.layer_shapes(x)[name].shape[1:]
+    if len(index) != len(shape) or any(not 0 <= i < n for i, n in zip(index, shape, strict=True)):
+        raise ValueError(f"unit: expected an index into layer {name!r} of shape {list(shape)}, got {unit}")
+    choice, weights = _checked_target(net, x, target)
+    baseline = _checked_baseline(x, baseline)
+    chunk = _chunk(len(quadrature.nodes), max(1, _BLOCK // x.size))
+    return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
+
+
+def sensitivity(
+    net: Network,
+    x: ArrayLike,
+    *,
+    layers: Layers = None,
+    baseline: ArrayLike = 0.0,
+    readout: Readout | None = None,
+) -> ByLayer:
+    """Directional derivative of each layer at x along x - x', by one Jacobian-vector product; shapes as in `layer_conductance`."""
+    x = _checked_input(net, x)
+    return _sensitivity(net, x, _checked_baseline(x, baseline), net.layers(x, layers), readout)
+
+
+def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"]:
+    """The target `"contrast"`: a random unit direction of the logits that depends on the seed alone."""
+    direction = jax.random.normal(jax.random.key(seed), (num_classes,), jnp.float32)
+    return direction / jnp.linalg.norm(direction)
+
+
+# Elements of x (images x nodes) evaluated at once, unless the caller says otherwise: 16 images of 224 x 224 x 3.
+_BLOCK = 16 * 224 * 224 * 3
+
+
+def _chunk(num_nodes: int, budget: int) -> int:
+    """Nodes a chunk: within the upper half of the budget, the number that leaves the fewest idle places."""
+    largest = min(budget, num_nodes)
+    return min(range(largest, largest // 2, -1), key=lambda m: -(-num_nodes // m) * m)
+
+
+@partial(jax.jit, static_argnames=("names", "choice", "readout", "chunk"))
+def _layer_conductance(
+    net: Network,
+    x: Array,
+    baseline: Array,
+    weights: Array | None,
+    quadrature: Quadrature,
+    names: tuple[str, ...],
+    choice: Callable | str | None,
+    readout: Readout | None,
+    chunk: int,
+) -> ByLayer:
+    objective = _objective(net, x, weights, choice)
+    direction = x - baseline
+
+    def node(a: Array) -> tuple[ByLayer, ByLayer]:
+        return _gradients_and_activations(net, baseline + a * direction, names, objective)
+
+    def rate(a: Array) -> ByLayer:
+        def activations(a: Array) -> ByLayer:
+            return _activations(net, baseline + a * direction, names)
+
+        return jax.jvp(activations, (a,), (jnp.ones_like(a),))[1]
+
+    def stieltjes(last: tuple[ByLayer, ByLayer], at: tuple[Array, Array]) -> tuple[tuple[ByLayer, ByLayer], ByLayer]:
+        nodes, is_step = at
+        g, h = jax.vmap(node)(nodes)
+        g, h = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), last, (g, h))
+        if quadrature.form == "trapezoid":
+            at_step = jax.tree.map(lambda g: (g[:-1] + g[1:]) / 2, g)
+        else:
+            at_step = jax.tree.map(lambda g: g[:-1], g)
+        products = jax.tree.map(lambda g, h: jnp.einsum("k,k...->...", is_step, g * (h[1:] - h[:-1])), at_step, h)
+        return jax.tree.map(lambda value: value[-1], (g, h)), products
+
+    def tangent(_: None, at: tuple[Array, Array]) -> tuple[None, ByLayer]:
+        nodes, node_weights = at
+        g, _h = jax.vmap(node)(nodes)
+        return None, jax.tree.map(
+            lambda g, dh: jnp.einsum("k,k...->...", node_weights, g * dh), g, jax.vmap(rate)(nodes)
+        )
+
+    nodes = jnp.asarray(quadrature.nodes, x.dtype)
+    if quadrature.form == "tangent":
+        coefficients, first, body = jnp.asarray(quadrature.weights, x.dtype), None, tangent
+    else:  # a node closes the step from the node before it: the first one closes none
+        coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
+        zeros = {name: jnp.zeros_like(value) for name, value in _activations(net, x, names).items()}
+        first = (zeros, zeros)
+
+    def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
+        state, total = carry
+        state, part = body(state, at)
+        return (state, jax.tree.map(jnp.add, total, _read(readout, part))), None
+
+    total = jax.tree.map(
+        lambda like: jnp.zeros(like.shape, like.dtype),
+        jax.eval_shape(lambda: _read(readout, _activations(net, x, names))),
+    )
+    (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
+    return {name: total[name] for name in names}
+
+
+@partial(jax.jit, static_argnames=("name", "index", "choice", "chunk"))
+def _neuron_conductance(
+    net: Network,
+    x: Array,
+    baseline: Array,
+    weights: Array | None,
+    quadrature: Quadrature,
+    name: str,
+    index: tuple[int, ...],
+    choice: Callable | str | None,
+    chunk: int,
+) -> Array:
+    objective = _objective(net, x, weights, choice)
+    direction = x - baseline
+    place = (slice(None), *index)
+
+    def node(a: Array) -> Array:
+        point = baseline + a * direction
+        gradients, _ = _gradients_and_activations(net, point, (name,), objective)
+        gradient = jax.lax.stop_gradient(gradients[name][place])
+        return jax.grad(lambda x: jnp.sum(gradient * _activations(net, x, (name,))[name][place]))(point)
+
+    def accumulate(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        nodes, node_weights = at
+        return total + jnp.einsum("k,k...->...", node_weights, jax.vmap(node)(nodes)), None
+
+    nodes, node_weights = jnp.asarray(quadrature.nodes, x.dtype), jnp.asarray(quadrature.weights, x.dtype)
+    total, _ = jax.lax.scan(accumulate, jnp.zeros_like(x), _in_chunks(nodes, node_weights, chunk))
+    return total * direction
+
+
+@partial(jax.jit, static_argnames=("names", "readout"))
+def _sensitivity(net: Network, x: Array, baseline: Array, names: tuple[str, ...], readout: Readout | None) -> ByLayer:
+    _, rates = jax.jvp(lambda x: _activations(net, x, names), (x,), (x - baseline,))
+    return _read(readout, rates)
+
+
+@partial(jax.jit, static_argnames=("choice",))
+def _target_change(net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None) -> Array:
+    objective = _objective(net, x, weights, choice)
+    return objective(net(x)) - objective(net(baseline))
+
+
+def _gradients_and_activations(
+    net: Network, x: Array, names: tuple[str, ...], objective: Callable[[Array], Array]
+) -> tuple[ByLayer, ByLayer]:
+    """dF/dh and h of the named layers at x: the gradient with respect to an offset added at each layer."""
+
+    def total(offsets: ByLayer) -> tuple[Array, ByLayer]:
+        values = {}
+
+        def tap(name: str, value: Array) -> Array:
+            if name in offsets:
+                values[name] = value
+                value = value + offsets[name]
+            return value
+
+        return jnp.sum(objective(net.run(x, tap))), values  # images do not mix, so the sum's gradient is each image's
+
+    shapes = net.layer_shapes(x)
+    offsets = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
+    return jax.grad(total, has_aux=True)(offsets)
+
+
+def _activations(net: Network, x: Array, names: tuple[str, ...]) -> ByLayer:
+    return net.activations(x, names)[1]
+
+
+def _objective(net: Network, x: Array, weights: Array | None, choice: Callable | str | None) -> Callable[[Array], Array]:
+    """The target as a function from logits to `[batch]`."""
+    if callable(choice):
+        return choice
+    if weights is None:  # the predicted class
+        logits = net(x)
+        weights = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+    return lambda logits: jnp.sum(logits * weights, axis=-1)
+
+
+def _read(readout: Readout | None, values: ByLayer) -> ByLayer:
+    return values if readout is None else {name: readout(value) for name, value in values.items()}
+
+
+def _in_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Array]:
+    """Both as `[chunks, chunk]`, filled up in front with copies of the first node that count for nothing."""
+    idle = -len(nodes) % chunk
+    nodes = jnp.concatenate([jnp.broadcast_to(nodes[:1], (idle,)), nodes])
+    coefficients = jnp.concatenate([jnp.zeros(idle, nodes.dtype), coefficients])
+    return nodes.reshape(-1, chunk), coefficients.reshape(-1, chunk)
+
+
+def _checked_input(net: Network, x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x: expected floating numbers, got {x.dtype}; preprocess images before, as for the network's training")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x: expected [batch, ...] with at least one image, got shape {list(x.shape)}")
+    net.check_input(x)
+    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))
+        raise ValueError(f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}")
+    return x
+
+
+def _checked_baseline(x: Array, baseline: ArrayLike) -> Array:
+    baseline = jnp.asarray(baseline, x.dtype)
+    try:
+        full = jnp.broadcast_to(baseline, x.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"baseline: expected a number or an array that broadcasts to {list(x.shape)}, got shape {list(baseline.shape)}"
+        ) from error
+    if not isinstance(full, jax.core.Tracer) and not bool(jnp.isfinite(baseline).all()):
+        raise ValueError("baseline: expected finite numbers, found NaN or infinity")
+    return full
+
+
+def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | str | None, Array | None]:
+    """The target as a static choice (a callable or "predicted") or as weights on the logits."""
+    logits = net.logits_shape(x)
+    if len(logits.shape) != 2 or logits.shape[0] != len(x):
+        raise ValueError(f"network: expected logits [{len(x)}, classes], got shape {list(logits.shape)}")
+    num_classes = logits.shape[1]
+    if callable(target):
+        shape = jax.eval_shape(target, logits).shape
+        if shape != (len(x),):
+            raise ValueError(f"target: expected a callable from logits {list(logits.shape)} to [{len(x)}], it returns {list(shape)}")
+        return target, None
+    if isinstance(target, str):
+        if target == "predicted":
+            return target, None
+        if target == "contrast":
+            return None, contrast_weights(num_classes).astype(logits.dtype)
+        raise ValueError(f'target: expected "predicted", "contrast", a class, an array or a callable, got {target!r}')
+    array = jnp.asarray(target)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        if array.ndim > 1 or (array.ndim == 1 and len(array) != len(x)):
+            raise ValueError(f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}")
+        if not isinstance(array, jax.core.Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
+            raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
+        return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
+    if array.shape != (num_classes,) or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"target: expected {num_classes} float weights on the logits, or int classes, got {array.dtype} of shape {list(array.shape)}"
+        )
+    if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+        raise ValueError("target: expected finite weights on the logits, found NaN or infinity")
+    return None, array.astype(logits.dtype)

@@ -1,0 +1,171 @@
+"""What every mutual-information estimator shares: the result, checks of the data, and the public entry.
+
+An estimator is a frozen dataclass of settings, a pytree whose continuous settings are leaves, with one method:
+`estimator(x, y, key) -> Estimate` for `x` [n, dx] and `y` `Labels` or, where the estimator allows it, an array [n, dy].
+It is jit- and vmap-able and does not look at values. I(X; C_l) of a layer's features is asked for with every
+sample as a label of its own, `Labels.unique(n)`: what the features tell about which input it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+SATURATED = 0.95  # share of the ceiling from which an estimate counts as saturated
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Labels:
+    """Integer labels `values` [n] from 0 to `num_classes` - 1."""
+
+    values: Int[Array, " n"]
+    num_classes: int = field(metadata={"static": True})
+
+    @staticmethod
+    def unique(n: int) -> Labels:
+        """Every sample its own class."""
+        return Labels(jnp.arange(n), n)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Array) -> Labels:
+        return Labels(self.values[index], self.num_classes)
+
+    def counts(self) -> Float[Array, " classes"]:
+        return jnp.zeros(self.num_classes).at[self.values].add(1.0)
+
+    def entropy(self) -> Float[Array, ""]:
+        """Plug-in entropy in nats."""
+        return plug_in_entropy(self.counts())
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Estimate:
+    """A mutual information in nats, never clipped.
+
+    **Attributes:**
+
+    - `value`: the estimate.
+    - `lower`, `upper`: what the estimator can say around it; its docstring tells what they are (bounds or an interval).
+    - `ceiling`: the largest value that the estimator can return on this sample.
+    """
+
+    value: Float[Array, ""]
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]
+    ceiling: Float[Array, ""]
+
+    @property
+    def saturated(self) -> Array:
+        """Whether the value lies within 5 % of the ceiling: it then tells about the sample's size, not about the data."""
+        return self.value >= SATURATED * self.ceiling
+
+
+class Estimator(Protocol):
+    """See this module's docstring."""
+
+    def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate: ...
+
+
+def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator, *, key: Array | None = None) -> Estimate:
+    """Mutual information between features and labels, or between two sets of features, in nats.
+
+    **Arguments:**
+
+    - `x`: `[n, dx]` (or `[n]`), floating.
+    - `y`: `[n]` integer labels, or `[n, dy]` floating, for estimators that take it. Inside `jax.jit` labels come as `Labels`,
+        which carry the number of classes.
+    - `estimator`: one of `ipjax.estimators`.
+    - `key`: of the estimator's random choices (folds); `None` for a fixed one.
+
+    Columns of `x` or of a floating `y` that do not vary carry no information and are dropped.
+
+    **Raises:** `ValueError` for fewer than 2 samples, different lengths, values that are not finite, labels that are
+    negative or not integers, or features of which no column varies.
+    """
+    x, y = checked(x, y)
+    return estimate(estimator, x, y, jax.random.key(0) if key is None else key)
+
+
+@jax.jit
+def estimate(estimator: Any, x: Array, y: Labels | Array, key: Array) -> Estimate:
+    """`estimator(x, y, key)`, compiled."""
+    return estimator(x, y, key)
+
+
+def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Array, Labels | Array]:
+    """Both sides as arrays that an estimator takes; raises what `mutual_information` raises."""
+    x = _checked_features(x, what)
+    if isinstance(y, Labels):
+        pass
+    elif jnp.issubdtype(jnp.result_type(y), jnp.floating) and np.ndim(y) == 2:
+        y = _checked_features(y, "y")
+    else:
+        y = checked_labels(y)
+    if len(x) != len(y):
+        raise ValueError(f"samples: expected as many of {what} as of y, got {len(x)} and {len(y)}")
+    return x, y
+
+
+def varying(features: np.ndarray) -> np.ndarray:
+    """Mask `[d]` of the columns that vary."""
+    return np.ptp(features, axis=0) > 0
+
+
+def _checked_features(features: ArrayLike, what: str) -> Array:
+    if isinstance(features, jax.core.Tracer):
+        return jnp.asarray(features)
+    array = np.asarray(features)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise ValueError(f"{what}: expected [samples, features], got shape {list(array.shape)}; apply a readout first")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{what}: expected floating features, got {array.dtype}")
+    if len(array) < 2:
+        raise ValueError(f"{what}: expected at least 2 samples, got {len(array)}")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{what}: expected finite features, found NaN or infinity in {(~finite).sum()} of {len(array)} samples, "
+            f"first {np.flatnonzero(~finite)[:5].tolist()}"
+        )
+    keep = varying(array)
+    if not keep.any():
+        raise ValueError(
+            f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
+            "measure information on; leave this layer out"
+        )
+    return jnp.asarray(array[:, keep])
+
+
+def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
+    """Integer labels [n], renumbered from 0 without gaps."""
+    if isinstance(y, jax.core.Tracer):
+        raise ValueError(f"{what}: inside jax.jit expected ipjax.estimators.Labels(values, num_classes), got a traced array")
+    array = np.asarray(y)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{what}: expected integer labels [samples] or floating features [samples, features], "
+            f"got {array.dtype} of shape {list(array.shape)}"
+        )
+    if len(array) and array.min() < 0:
+        raise ValueError(f"{what}: expected labels from 0 on, got {array.min()}")
+    classes, values = np.unique(array, return_inverse=True)
+    return Labels(jnp.asarray(values, jnp.int32), len(classes))
+
+
+def plug_in_entropy(counts: Float[Array, " cells"]) -> Float[Array, ""]:
+    """-Σ p ln p of the relative frequencies, in nats."""
+    p = counts / jnp.sum(counts)
+    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))

@@ -1,0 +1,187 @@
+"""Networks that report their layers.
+
+A network is a function `apply(params, x, tap) -> logits` that passes the value of each of its layers through a
+callable, `x = tap("name", x)`. Whoever runs the network chooses the tap: one that records (activations), one that adds
+an offset to differentiate with respect to (conductance), one that replaces (ablation). The name `input` is always a
+layer: `Network` taps the input itself before `apply` sees it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+Tap = Callable[[str, Array], Array]
+Apply = Callable[[Any, Array, Tap], Array]
+Layers = Sequence[str] | Literal["all"] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Network:
+    """Parameters and a function from an image batch to logits that reports its layers.
+
+    A pytree: the parameters are leaves; `apply` and `default_layers` are static, so two networks of one architecture
+    share compiled code.
+
+    **Attributes:**
+
+    - `params`: any pytree of arrays.
+    - `apply`: `apply(params, x, tap) -> logits`, calling `x = tap("name", x)` at each layer, each name once.
+    - `default_layers`: the layers used where a caller names none, `input` always added; `None` stands for every layer.
+    - `input_shape`: of one input, `None` for any size along an axis; checked where given.
+    """
+
+    params: Any
+    apply: Apply = field(metadata={"static": True})
+    default_layers: tuple[str, ...] | None = field(default=None, metadata={"static": True})
+    input_shape: tuple[int | None, ...] | None = field(default=None, metadata={"static": True})
+
+    def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+        """Logits of a batch."""
+        return self.run(x, lambda name, value: value)
+
+    def run(self, x: Float[Array, "batch ..."], tap: Tap) -> Float[Array, "batch classes"]:
+        """Logits of a batch, each layer's value (from `input` on) replaced by what `tap(name, value)` returns."""
+        self.check_input(x)
+        seen = set()
+
+        def tap_once(name: str, value: Array) -> Array:
+            if name in seen:
+                raise ValueError(
+                    f"layer {name!r} was tapped twice in one call; give each call of tap a name of its own, "
+                    f"for example {name + '_1'!r}"
+                )
+            seen.add(name)
+            return tap(name, value)
+
+        return self.apply(self.params, tap_once("input", x), tap_once)
+
+    def check_input(self, x: Float[Array, "batch ..."]) -> None:
+        """Raises `ValueError` where `x` has not the shape `[batch, *input_shape]` that the network was made for."""
+        if self.input_shape is None:
+            return
+        fits = x.ndim == len(self.input_shape) + 1 and all(
+            expected is None or expected == got for expected, got in zip(self.input_shape, x.shape[1:], strict=True)
+        )
+        if not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in self.input_shape)
+            raise ValueError(f"x: expected shape [batch, {sizes}] (channels last), got {list(x.shape)}")
+
+    def layer_shapes(self, x: Float[Array, "batch ..."]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every layer for inputs like `x`, in forward order. Nothing is computed."""
+        return dict(self._trace(x)[0])
+
+    def logits_shape(self, x: Float[Array, "batch ..."]) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the logits for inputs like `x`. Nothing is computed."""
+        return self._trace(x)[1]
+
+    def _trace(self, x: Array) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+        leaves, tree = jax.tree.flatten((self, x))
+        return _trace(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+
+    def layers(self, x: Float[Array, "batch ..."], layers: Layers = None) -> tuple[str, ...]:
+        """Names of layers in forward order for inputs like `x`.
+
+        **Arguments:**
+
+        - `layers`: `None` for the default set (with `input`), `"all"`, or names, which are checked and ordered.
+
+        **Raises:** `KeyError` naming the layers nearest to an unknown name.
+        """
+        every = tuple(self.layer_shapes(x))
+        if layers is None:
+            layers = every if self.default_layers is None else ("input", *self.default_layers)
+        elif isinstance(layers, str):
+            if layers != "all":
+                raise KeyError(f'layers: expected None, "all" or a sequence of names, got the string {layers!r}')
+            layers = every
+        unknown = [name for name in layers if name not in every]
+        if unknown:
+            raise KeyError("; ".join(_unknown_layer(name, every) for name in unknown))
+        if not layers:
+            raise ValueError("layers: expected at least one name, got an empty sequence")
+        return tuple(name for name in every if name in layers)
+
+    def activations(
+        self, x: Float[Array, "batch ..."], layers: Layers = None
+    ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
+        """Logits and the value `[batch, *shape]` of each layer, in forward order. `layers` as in `Network.layers`."""
+        chosen = self.layers(x, layers)
+        values: dict[str, Array] = {}
+
+        def tap(name: str, value: Array) -> Array:
+            if name in chosen:
+                values[name] = value
+            return value
+
+        logits = self.run(x, tap)
+        return logits, values
+
+
+def from_function(apply: Apply, params: Any, default_layers: Sequence[str] | None = None) -> Network:
+    """A network from any function `apply(params, x, tap) -> logits` that calls `x = tap("name", x)` at its layers.
+
+    ```python
+    def apply(params, x, tap):
+        h = tap("hidden", jax.nn.relu(x @ params["w1"]))
+        return h @ params["w2"]
+
+    net = ipjax.from_function(apply, params)
+    ```
+    """
+    return Network(params, apply, None if default_layers is None else tuple(default_layers))
+
+
+def from_tapping_module(
+    model: nnx.Module, default_layers: Sequence[str], input_shape: tuple[int | None, ...] | None = None
+) -> Network:
+    """A network from an NNX module that calls taps itself, as those of `ipjax.models` do, in evaluation mode."""
+    model.eval()
+    graph, params = nnx.split(model)
+    return Network(params, _TappingModule(graph), tuple(default_layers), input_shape)
+
+
+@functools.lru_cache(maxsize=128)
+def _trace(
+    tree: Any, leaves: tuple[tuple[tuple[int, ...], Any], ...]
+) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """Layers (in the order of their taps: a pytree would sort them) and logits of a network and input of these shapes."""
+    names = []
+
+    def record(net: Network, x: Array) -> tuple[list[Array], Array]:
+        values = []
+
+        def tap(name: str, value: Array) -> Array:
+            names.append(name)
+            values.append(value)
+            return value
+
+        logits = net.run(x, tap)
+        return values, logits
+
+    net, x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    values, logits = jax.eval_shape(record, net, x)
+    return dict(zip(names, values, strict=True)), logits
+
+
+@dataclass(frozen=True)
+class _TappingModule:
+    graph: nnx.GraphDef
+
+    def __call__(self, params: Any, x: Array, tap: Tap) -> Array:
+        return nnx.merge(self.graph, params)(x, tap)  # pyright: ignore[reportCallIssue]
+
+
+def _unknown_layer(name: str, every: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(str(name), every, n=3, cutoff=0.3) or every[:3]
+    return f"no layer {name!r}; the nearest of the network's {len(every)} layers are {', '.join(map(repr, nearest))}"
