@@ -76,8 +76,7 @@ def layer_conductance(
     choice, weights = _checked_target(net, x, target)
     if nodes_at_once is not None and nodes_at_once < 1:
         raise ValueError(f"nodes_at_once: expected at least 1, got {nodes_at_once}")
-    budget = nodes_at_once or max(1, _BLOCK // x.size)
-    chunk = _chunk(len(quadrature.nodes), budget)
+    chunk = _chunk(len(quadrature.nodes), nodes_at_once or _nodes_at_once(x))
     return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
 
 
@@ -126,7 +125,7 @@ def neuron_conductance(
         raise ValueError(f"unit: expected an index into layer {name!r} of shape {list(shape)}, got {unit}")
     choice, weights = _checked_target(net, x, target)
     baseline = _checked_baseline(x, baseline)
-    chunk = _chunk(len(quadrature.nodes), max(1, _BLOCK // x.size))
+    chunk = _chunk(len(quadrature.nodes), _nodes_at_once(x))
     return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
 
 
@@ -149,8 +148,9 @@ def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"
     return direction / jnp.linalg.norm(direction)
 
 
-# Elements of x (images x nodes) evaluated at once, unless the caller says otherwise: 16 images of 224 x 224 x 3.
-_BLOCK = 16 * 224 * 224 * 3
+def _nodes_at_once(x: Array) -> int:
+    """At most 8, and a block of images x nodes at most as large as 8 images of 224 x 224 x 3."""
+    return max(1, min(8, 8 * 224 * 224 * 3 // x.size))
 
 
 def _chunk(num_nodes: int, budget: int) -> int:
@@ -183,16 +183,21 @@ def _layer_conductance(
 
         return jax.jvp(activations, (a,), (jnp.ones_like(a),))[1]
 
+    def step(g: Array, next_g: Array, h: Array, next_h: Array) -> Array:
+        gradient = (g + next_g) / 2 if quadrature.form == "trapezoid" else g
+        return gradient * (next_h - h)
+
     def stieltjes(last: tuple[ByLayer, ByLayer], at: tuple[Array, Array]) -> tuple[tuple[ByLayer, ByLayer], ByLayer]:
-        nodes, is_step = at
-        g, h = jax.vmap(node)(nodes)
-        g, h = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), last, (g, h))
-        if quadrature.form == "trapezoid":
-            at_step = jax.tree.map(lambda g: (g[:-1] + g[1:]) / 2, g)
-        else:
-            at_step = jax.tree.map(lambda g: g[:-1], g)
-        products = jax.tree.map(lambda g, h: jnp.einsum("k,k...->...", is_step, g * (h[1:] - h[:-1])), at_step, h)
-        return jax.tree.map(lambda value: value[-1], (g, h)), products
+        nodes, closes_step = at
+        here = jax.vmap(node)(nodes)
+
+        def steps(last_g: Array, last_h: Array, g: Array, h: Array) -> Array:
+            total = closes_step[0] * step(last_g, g[0], last_h, h[0])
+            for k in range(1, chunk):  # written out, XLA makes one loop over the units of it
+                total += step(g[k - 1], g[k], h[k - 1], h[k])
+            return total
+
+        return jax.tree.map(lambda value: value[-1], here), jax.tree.map(steps, *last, *here)
 
     def tangent(_: None, at: tuple[Array, Array]) -> tuple[None, ByLayer]:
         nodes, node_weights = at
@@ -204,7 +209,7 @@ def _layer_conductance(
     nodes = jnp.asarray(quadrature.nodes, x.dtype)
     if quadrature.form == "tangent":
         coefficients, first, body = jnp.asarray(quadrature.weights, x.dtype), None, tangent
-    else:  # a node closes the step from the node before it: the first one closes none
+    else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
         coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
         zeros = {name: jnp.zeros_like(value) for name, value in _activations(net, x, names).items()}
         first = (zeros, zeros)
