@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -40,15 +41,15 @@ def load(name: str, weights: str | Path, *, width: int = 64, num_classes: int = 
     model = nnx.eval_shape(lambda: resnet(name, width=width, num_classes=num_classes, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     targets = _flatten(state)
-    arrays = keys.load(keys.TORCHVISION_RESNET, source, {path: leaf[...] for path, leaf in targets.items()}, where=str(weights))
+    arrays = keys.load(keys.TORCHVISION_RESNET, source, {path: leaf.get_value() for path, leaf in targets.items()}, where=str(weights))
     for path, leaf in targets.items():
-        leaf[...] = arrays[path]
+        leaf.set_value(jnp.asarray(arrays[path]))
     return as_network(nnx.merge(graph, state))
 
 
 def export(model: ResNet) -> dict[str, np.ndarray]:
     """The model's parameters as a torchvision state dict."""
-    arrays = {path: np.asarray(leaf[...]) for path, leaf in _flatten(nnx.state(model)).items()}
+    arrays = {path: np.asarray(leaf.get_value()) for path, leaf in _flatten(nnx.state(model)).items()}
     return keys.export(keys.TORCHVISION_RESNET, arrays)
 
 
