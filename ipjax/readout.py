@@ -20,12 +20,14 @@ Readout = Callable[[Float[Array, "batch *shape"]], Float[Array, "batch features"
 
 def channel_sum(units: Float[Array, "batch *shape"]) -> Float[Array, "batch channels"]:
     """Sum over space. For conductance it is exact: a channel's conductance is the sum of its units'."""
-    return jnp.sum(units, axis=tuple(range(1, units.ndim - 1)))
+    places = units.reshape(len(units), -1, units.shape[-1])
+    # A product with ones, since XLA's CPU backend is slow, and in jaxlib 0.10.2 unsafe, at sums fused with what they sum.
+    return jnp.einsum("p,bpc->bc", jnp.ones(places.shape[1], units.dtype), places, precision="highest")
 
 
 def channel_mean(units: Float[Array, "batch *shape"]) -> Float[Array, "batch channels"]:
     """Mean over space (global average pooling), for activations."""
-    return jnp.mean(units, axis=tuple(range(1, units.ndim - 1)))
+    return channel_sum(units) / math.prod(units.shape[1:-1])
 
 
 def flatten(units: Float[Array, "batch *shape"]) -> Float[Array, "batch units"]:
