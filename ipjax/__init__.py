@@ -12,3 +12,7 @@ from ipjax.taps import from_function as from_function
 from ipjax import estimators as estimators
 from ipjax.estimators import Estimate as Estimate
 from ipjax.estimators import mutual_information as mutual_information
+from ipjax.efficiency import information_transformation_efficiency as information_transformation_efficiency
+from ipjax.information_plane import InformationPlane as InformationPlane
+from ipjax.information_plane import measure_plane as measure_plane
+from ipjax.information_plane import noise_profile as noise_profile

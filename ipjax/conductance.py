@@ -31,7 +31,7 @@ Target = (
     Literal["predicted", "contrast"]
     | int
     | Int[Array, " batch"]
-    | Float[Array, " classes"]
+    | Float[Array, "*batch classes"]
     | Callable[[Float[Array, "batch classes"]], Float[Array, " batch"]]
 )
 ByLayer = dict[str, Array]
@@ -56,8 +56,8 @@ def layer_conductance(
     - `layers`: `None` for the network's default set, names, or `"all"`. On `"input"` it is integrated gradients
         (Sundararajan, Taly and Yan 2017).
     - `target`: `"predicted"` (the logit of each image's predicted class), `"contrast"` (`contrast_weights` of seed 0,
-        which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` of weights on the
-        logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for each callable object).
+        which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` or `[batch, classes]` of weights
+        on the logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for each callable object).
         Conductance toward a class chosen from x, or the true label, carries that choice: it leaks the label into
         every layer.
     - `baseline`: a number or an array that broadcasts to `x`.
@@ -367,9 +367,10 @@ def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | 
         if not isinstance(array, jax.core.Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
             raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
-    if array.shape != (num_classes,) or not jnp.issubdtype(array.dtype, jnp.floating):
+    if array.shape not in ((num_classes,), logits.shape) or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"target: expected {num_classes} float weights on the logits, or int classes, got {array.dtype} of shape {list(array.shape)}"
+            f"target: expected float weights [{num_classes}] or {list(logits.shape)} on the logits, or int classes, "
+            f"got {array.dtype} of shape {list(array.shape)}"
         )
     if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
         raise ValueError("target: expected finite weights on the logits, found NaN or infinity")
