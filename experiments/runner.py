@@ -60,7 +60,7 @@ class Config:
     """features of a layer: a count sketch of 512 buckets over all units, which keeps where things are, or one number a channel"""
     noise: float = 0.1
     """of the KDE estimator: noise variance over the layer's median squared pairwise distance"""
-    batch_size: int = 250
+    batch_size: int = 32
     """images evaluated together"""
     seed: int = 0
     """of the images, the sketch, the contrast direction, shuffles and subsamples"""
@@ -215,7 +215,7 @@ def _measure(
                 layers, data.labels, input_information=kde, label_information=kde, **common
             ).records
             records += ipjax.measure_plane(
-                layers, data.labels, input_information=None, label_information=Probe(), num_null=1, num_subsamples=0, **common
+                layers, data.labels, input_information=None, label_information=Probe(), num_null=0, num_subsamples=0, **common
             ).records
             profile += ipjax.noise_profile(layers, data.labels, NOISES, representation=name, track=track).records
     return ipjax.InformationPlane(tuple(records)), ipjax.InformationPlane(tuple(profile))

@@ -149,8 +149,8 @@ def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"
 
 
 def _nodes_at_once(x: Array) -> int:
-    """At most 8, and a block of images x nodes at most as large as 8 images of 224 x 224 x 3."""
-    return max(1, min(8, 8 * 224 * 224 * 3 // x.size))
+    """At most 12, and a block of images x nodes at most as large as 12 images of 224 x 224 x 3."""
+    return max(1, min(12, 12 * 224 * 224 * 3 // x.size))
 
 
 def _chunk(num_nodes: int, budget: int) -> int:

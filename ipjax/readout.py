@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -20,9 +20,7 @@ Readout = Callable[[Float[Array, "batch *shape"]], Float[Array, "batch features"
 
 def channel_sum(units: Float[Array, "batch *shape"]) -> Float[Array, "batch channels"]:
     """Sum over space. For conductance it is exact: a channel's conductance is the sum of its units'."""
-    places = units.reshape(len(units), -1, units.shape[-1])
-    # A product with ones, since XLA's CPU backend is slow, and in jaxlib 0.10.2 unsafe, at sums fused with what they sum.
-    return jnp.einsum("p,bpc->bc", jnp.ones(places.shape[1], units.dtype), places, precision="highest")
+    return _sum_rows(units.reshape(len(units), -1, units.shape[-1]))
 
 
 def channel_mean(units: Float[Array, "batch *shape"]) -> Float[Array, "batch channels"]:
@@ -40,8 +38,8 @@ class CountSketch:
     """Every unit gets a random sign and one of `k` buckets; a feature is the signed sum of its bucket.
 
     O(units) work; inner products, and so squared distances, are kept without bias with variance O(1/k)
-    (Charikar, Chen and Farach-Colton 2002). Layers of at most `k` units are kept whole. Where things are in space
-    survives, unlike in `channel_sum`.
+    (Charikar, Chen and Farach-Colton 2002; here all buckets hold equally many units). Layers of at most `k` units are kept whole.
+    Where things are in space survives, unlike in `channel_sum`.
     """
 
     k: int
@@ -52,10 +50,18 @@ class CountSketch:
             raise ValueError(f"CountSketch: expected k of at least 1, got {self.k}")
 
     def __call__(self, units: Float[Array, "batch *shape"]) -> Float[Array, "batch features"]:
-        size = math.prod(units.shape[1:])
+        flat = flatten(units)
+        size = flat.shape[1]
         if size <= self.k:
-            return flatten(units)
-        bucket_key, sign_key = jax.random.split(jax.random.key(self.seed))
-        bucket = jax.random.randint(bucket_key, (size,), 0, self.k)
-        signs = jax.random.rademacher(sign_key, (size,), units.dtype)
-        return jnp.zeros((len(units), self.k), units.dtype).at[:, bucket].add(signs * flatten(units))
+            return flat
+        rng = np.random.default_rng(self.seed)
+        order = rng.permutation(size).astype(np.int32)
+        signs = rng.choice(np.asarray([-1, 1], flat.dtype), size)
+        rows = -(-size // self.k)
+        shuffled = jnp.pad((flat * signs)[:, order], ((0, 0), (0, rows * self.k - size)))
+        return _sum_rows(shuffled.reshape(len(units), rows, self.k))
+
+
+def _sum_rows(values: Float[Array, "batch rows columns"]) -> Float[Array, "batch columns"]:
+    # A product with ones, since XLA's CPU backend is slow, and in jaxlib 0.10.2 unsafe, at sums fused with what they sum.
+    return jnp.einsum("r,brc->bc", jnp.ones(values.shape[1], values.dtype), values, precision="highest")

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from ipjax.estimators.base import Estimate, Labels
 
 _ROWS = 512  # rows of the pairwise matrix held at once
-_MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
+_MEDIAN_SAMPLES = 256  # the median distance comes from at most this many samples
 
 
 @jax.tree_util.register_dataclass
@@ -92,9 +92,21 @@ def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array,
     """
     sample = x[:: math.ceil(len(x) / _MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
-    middle = jnp.median(squared[jnp.triu_indices(len(sample), 1)])
+    middle = _median(squared[jnp.triu_indices(len(sample), 1)])
     scale = noise * jnp.where(middle > 0, middle, 2 * jnp.sum(jnp.var(x, axis=0)))
     return jnp.where(scale > 0, scale, 1)
+
+
+def _median(values: Float[Array, " m"]) -> Float[Array, ""]:
+    """The median of numbers from 0 on, to rounding, by halving: on CPU far faster than XLA's sort."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (bounds[0] + bounds[1]) / 2
+        too_low = 2 * jnp.sum(values <= middle) < len(values)
+        return jnp.where(too_low, middle, bounds[0]), jnp.where(too_low, bounds[1], middle)
+
+    largest = jnp.max(values)
+    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(largest), largest))[1]
 
 
 def squared_distances(x: Float[Array, "n d"], rows: Int[Array, " m"]) -> Float[Array, "m n"]:
