@@ -1,6 +1,6 @@
 """Information planes of a ResNet: what each layer keeps of the input, what it knows of the label, and its ITE.
 
-    python -m experiments.resnet_ip
+python -m experiments.resnet_ip
 """
 
 from pathlib import Path

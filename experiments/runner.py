@@ -115,7 +115,9 @@ def _check(config: Config) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
     if config.num_images < 50:
-        raise ValueError(f"num_images: expected at least 50, five a class, for class-conditional estimates; got {config.num_images}")
+        raise ValueError(
+            f"num_images: expected at least 50, five a class, for class-conditional estimates; got {config.num_images}"
+        )
     if not config.noise > 0:
         raise ValueError(f"noise: expected a number above 0, got {config.noise}")
 
@@ -215,7 +217,13 @@ def _measure(
                 layers, data.labels, input_information=kde, label_information=kde, **common
             ).records
             records += ipjax.measure_plane(
-                layers, data.labels, input_information=None, label_information=Probe(), num_null=0, num_subsamples=0, **common
+                layers,
+                data.labels,
+                input_information=None,
+                label_information=Probe(),
+                num_null=0,
+                num_subsamples=0,
+                **common,
             ).records
             profile += ipjax.noise_profile(layers, data.labels, NOISES, representation=name, track=track).records
     return ipjax.InformationPlane(tuple(records)), ipjax.InformationPlane(tuple(profile))
@@ -226,7 +234,9 @@ def _without_constant(representation: str, features: dict[str, np.ndarray]) -> d
     for layer in features.keys() - varying.keys():
         _warn(f"{representation} of layer {layer} is the same for all images; left out")
     if not varying:
-        raise ValueError(f"{representation}: no layer's features vary over the images; check the weights and the images")
+        raise ValueError(
+            f"{representation}: no layer's features vary over the images; check the weights and the images"
+        )
     return varying
 
 
@@ -235,7 +245,9 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
     efficiencies: dict[tuple[str, str], dict[str, Efficiency]] = {}
     for representation in dict.fromkeys(record["representation"] for record in plane.records):
         of_kde = ipjax.InformationPlane(
-            tuple(r for r in plane.records if r["representation"] == representation and r["input_estimator"] is not None)
+            tuple(
+                r for r in plane.records if r["representation"] == representation and r["input_estimator"] is not None
+            )
         )
         for definition in ("ratio", "increment"):
             efficiencies[representation, definition] = ipjax.information_transformation_efficiency(of_kde, definition)
@@ -258,13 +270,18 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
 
 def _print_summary(plane: ipjax.InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
     rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
-    table = Table(title="Information in bits", caption="* input information saturated   ° within the null of shuffled labels")
+    table = Table(
+        title="Information in bits", caption="* input information saturated   ° within the null of shuffled labels"
+    )
     table.add_column("layer")
     for header in ("I(X;C)", "I(C;Y)", "I(C;pos)", "I(X;C)", "I(C;Y)", "ITE", "I(C;Y)", "leak"):
         table.add_column(header, justify="right")
     for layer in dict.fromkeys(layer for _, layer in rows):
         cells = []
-        for representation, columns in (("activation", ("input", "label", "position")), ("contrast", ("input", "label"))):
+        for representation, columns in (
+            ("activation", ("input", "label", "position")),
+            ("contrast", ("input", "label")),
+        ):
             record = rows.get((representation, layer), {})
             cells += [_cell(record, column) for column in columns]
         contrast, leaky = rows.get(("contrast", layer), {}), rows.get(("predicted", layer), {})
@@ -284,7 +301,9 @@ def _cell(record: dict[str, Any], variable: str) -> str:
     if value is None:
         return "-"
     null = record.get(f"{variable}_null_upper")
-    mark = "*" if variable == "input" and record["input_saturated"] else "°" if null is not None and value <= null else ""
+    mark = (
+        "*" if variable == "input" and record["input_saturated"] else "°" if null is not None and value <= null else ""
+    )
     return f"{value * BITS:.2f}{mark}"
 
 

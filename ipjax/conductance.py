@@ -265,7 +265,9 @@ def _sensitivity(net: Network, x: Array, baseline: Array, names: tuple[str, ...]
 
 
 @partial(jax.jit, static_argnames=("choice",))
-def _target_change(net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None) -> Array:
+def _target_change(
+    net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None
+) -> Array:
     objective = _objective(net, x, weights, choice)
     return objective(net(x)) - objective(net(baseline))
 
@@ -295,7 +297,9 @@ def _activations(net: Network, x: Array, names: tuple[str, ...]) -> ByLayer:
     return net.activations(x, names)[1]
 
 
-def _objective(net: Network, x: Array, weights: Array | None, choice: Callable | str | None) -> Callable[[Array], Array]:
+def _objective(
+    net: Network, x: Array, weights: Array | None, choice: Callable | str | None
+) -> Callable[[Array], Array]:
     """The target as a function from logits to `[batch]`."""
     if callable(choice):
         return choice
@@ -320,13 +324,17 @@ def _in_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Ar
 def _checked_input(net: Network, x: ArrayLike) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x: expected floating numbers, got {x.dtype}; preprocess images before, as for the network's training")
+        raise ValueError(
+            f"x: expected floating numbers, got {x.dtype}; preprocess images before, as for the network's training"
+        )
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x: expected [batch, ...] with at least one image, got shape {list(x.shape)}")
     net.check_input(x)
     if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
         bad = np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))
-        raise ValueError(f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}")
+        raise ValueError(
+            f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}"
+        )
     return x
 
 
@@ -352,7 +360,9 @@ def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | 
     if callable(target):
         shape = jax.eval_shape(target, logits).shape
         if shape != (len(x),):
-            raise ValueError(f"target: expected a callable from logits {list(logits.shape)} to [{len(x)}], it returns {list(shape)}")
+            raise ValueError(
+                f"target: expected a callable from logits {list(logits.shape)} to [{len(x)}], it returns {list(shape)}"
+            )
         return target, None
     if isinstance(target, str):
         if target == "predicted":
@@ -363,9 +373,13 @@ def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | 
     array = jnp.asarray(target)
     if jnp.issubdtype(array.dtype, jnp.integer):
         if array.ndim > 1 or (array.ndim == 1 and len(array) != len(x)):
-            raise ValueError(f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}")
+            raise ValueError(
+                f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}"
+            )
         if not isinstance(array, jax.core.Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
-            raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
+            raise ValueError(
+                f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}"
+            )
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
     if array.shape not in ((num_classes,), logits.shape) or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(

@@ -65,7 +65,9 @@ class InformationPlane:
         except FileNotFoundError:
             raise FileNotFoundError(f"information plane: expected a file at {path}, found nothing") from None
         except Exception as error:  # numpy raises many kinds for damaged files
-            raise ValueError(f"{path} is not an information plane's file, or is damaged ({error}); measure it again") from error
+            raise ValueError(
+                f"{path} is not an information plane's file, or is damaged ({error}); measure it again"
+            ) from error
         if "layer" not in columns:
             raise ValueError(f"{path} is not an information plane's file: it has no column named layer")
         rows = zip(*columns.values(), strict=True)
@@ -113,7 +115,9 @@ def measure_plane(
     if not features:
         raise ValueError("features: expected at least one layer, got none")
     if num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
-        raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")
+        raise ValueError(
+            f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}"
+        )
     variables = {"label": checked_labels(labels, "labels")}
     for name, values in (nuisances or {}).items():
         if name in ("input", "label"):
@@ -166,8 +170,9 @@ def noise_profile(
     records = []
     for depth, layer in enumerate(track(tuple(features))):
         x, _ = checked(features[layer], y, what=f"features of layer {layer!r}")
-        for_input, for_label = _sweep(jnp.asarray(noises, x.dtype), x, Labels.unique(len(y))), _sweep(
-            jnp.asarray(noises, x.dtype), x, y
+        for_input, for_label = (
+            _sweep(jnp.asarray(noises, x.dtype), x, Labels.unique(len(y))),
+            _sweep(jnp.asarray(noises, x.dtype), x, y),
         )
         for i, noise in enumerate(noises):
             record: Record = {"representation": representation, "layer": layer, "depth": depth, "noise": float(noise)}

@@ -1,2 +1,5 @@
 """Figures, from records only."""
-def figures(plane, profile): return {}
+
+
+def figures(plane, profile):
+    return {}

@@ -43,7 +43,9 @@ TORCHVISION_RESNET = (
     Row(r"fc\.kernel", r"fc.weight", DENSE),
     Row(r"fc\.bias", r"fc.bias", SAME),
 )
-IGNORED = re.compile(r".*\.num_batches_tracked")  # torch's counter of training steps: nothing in evaluation mode uses it
+IGNORED = re.compile(
+    r".*\.num_batches_tracked"
+)  # torch's counter of training steps: nothing in evaluation mode uses it
 
 
 def load(
@@ -78,7 +80,8 @@ def load(
     if problems:
         raise ValueError(
             f"{where} does not fit this architecture ({len(targets)} arrays expected, {len(source)} found); "
-            f"check that the architecture's name is that of the weights. {len(problems)} differences:\n  " + "\n  ".join(problems)
+            f"check that the architecture's name is that of the weights. {len(problems)} differences:\n  "
+            + "\n  ".join(problems)
         )
     return arrays
 

@@ -41,7 +41,9 @@ def load(name: str, weights: str | Path, *, width: int = 64, num_classes: int = 
     model = nnx.eval_shape(lambda: resnet(name, width=width, num_classes=num_classes, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     targets = _flatten(state)
-    arrays = keys.load(keys.TORCHVISION_RESNET, source, {path: leaf.get_value() for path, leaf in targets.items()}, where=str(weights))
+    arrays = keys.load(
+        keys.TORCHVISION_RESNET, source, {path: leaf.get_value() for path, leaf in targets.items()}, where=str(weights)
+    )
     for path, leaf in targets.items():
         leaf.set_value(jnp.asarray(arrays[path]))
     return as_network(nnx.merge(graph, state))

@@ -77,7 +77,9 @@ class Estimator(Protocol):
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate: ...
 
 
-def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator, *, key: Array | None = None) -> Estimate:
+def mutual_information(
+    x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator, *, key: Array | None = None
+) -> Estimate:
     """Mutual information between features and labels, or between two sets of features, in nats.
 
     **Arguments:**
@@ -152,7 +154,9 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
 def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
     """Integer labels [n], renumbered from 0 without gaps."""
     if isinstance(y, jax.core.Tracer):
-        raise ValueError(f"{what}: inside jax.jit expected ipjax.estimators.Labels(values, num_classes), got a traced array")
+        raise ValueError(
+            f"{what}: inside jax.jit expected ipjax.estimators.Labels(values, num_classes), got a traced array"
+        )
     array = np.asarray(y)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from ipjax.estimators.base import Estimate, Labels
 
 _ROWS = 512  # rows of the pairwise matrix held at once
-_MEDIAN_SAMPLES = 256  # the median distance comes from at most this many samples
+_MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
 
 
 @jax.tree_util.register_dataclass

@@ -48,7 +48,9 @@ class Probe:
         if not isinstance(y, Labels):
             raise ValueError("Probe: expected integer labels [n], got floating y; use KDE or Binned for continuous y")
         if y.num_classes == len(y):
-            raise ValueError("Probe: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)")
+            raise ValueError(
+                "Probe: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)"
+            )
         folds = balanced_folds(y, self.num_folds, key)
         ridges = jnp.asarray(self.ridges, x.dtype)
 

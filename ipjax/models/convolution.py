@@ -39,7 +39,12 @@ def convolution(
 
 
 def _plain(
-    x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: lax.PrecisionLike, layout: str = "HWIO"
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    precision: lax.PrecisionLike,
+    layout: str = "HWIO",
 ) -> Array:
     return lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", layout, "NHWC"), precision=precision
