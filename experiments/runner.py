@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import Array
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
@@ -35,6 +36,7 @@ from ipjax.readout import CountSketch, Readout, channel_mean, channel_sum
 
 console = Console(stderr=True)
 BITS = 1 / np.log(2)
+PRECISION = "highest"  # of matrix products; accelerators would use less
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -45,7 +47,7 @@ class Config:
     network: str = "resnet50"
     """architecture: resnet18, resnet34, resnet50, resnet101 or resnet152"""
     weights: str = "digits"
-    """digits (the checkpoint that ships with the project), random, or the path of a torchvision state dict (.safetensors, .pth)"""
+    """digits (the checkpoint that ships with the project), random, or the path of a torchvision state dict"""
     data: str = "digits"
     """digits: scikit-learn's digits placed in clutter, from the half that the checkpoint never saw"""
     clutter: float = 1.0
@@ -57,7 +59,7 @@ class Config:
     layers: tuple[str, ...] | None = None
     """layers by name, or all; default: input, stem, every block, pooled features"""
     readout: Literal["sketch", "channel"] = "sketch"
-    """features of a layer: a count sketch of 512 buckets over all units, which keeps where things are, or one number a channel"""
+    """features of a layer: a count sketch of all its units in 512 numbers, which keeps where things are, or one a channel"""
     noise: float = 0.1
     """of the KDE estimator: noise variance over the layer's median squared pairwise distance"""
     batch_size: int = 32
@@ -87,12 +89,12 @@ def run(experiment: str, config: Config) -> Path:
     _check(config)
     net = ports.load(config.network, config.weights)
     data = digits.digits_in_clutter("test", config.num_images, seed=config.seed, clutter=config.clutter)
-    names = net.layers(data.images[:1], "all" if config.layers == ("all",) else config.layers)
+    names = net.layers(jnp.asarray(data.images[:1]), "all" if config.layers == ("all",) else config.layers)
     out = _prepare(config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}", config)
     for label, count in few_per_class(data.labels).items():
         _warn(f"class {label} has {count} images; fewer than 20 are too few for class-conditional estimates")
 
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(PRECISION):
         representations, gaps, accuracy = _features(net, data, names, config)
         _write_json(out / "environment.json", _environment(config) | {"accuracy": accuracy})
         plane, profile = _measure(representations, data, config)
@@ -148,7 +150,7 @@ def _features(
     else:
         of_activation, of_conductance = channel_mean, channel_sum
     quadrature = ipjax.quadrature.trapezoid(config.num_steps)
-    num_classes = net.logits_shape(data.images[:1]).shape[1]
+    num_classes = net.logits_shape(jnp.asarray(data.images[:1])).shape[1]
     contrast = ipjax.contrast_weights(num_classes, config.seed)
     batches: dict[str, list[dict[str, np.ndarray]]] = {"activation": [], "predicted": [], "contrast": []}
     gaps: dict[str, list[dict[str, np.ndarray]]] = {"predicted": [], "contrast": []}
@@ -213,9 +215,7 @@ def _measure(
         common: dict[str, Any] = {"nuisances": data.nuisances, "seed": config.seed, "track": track}
         for name, layers in features.items():
             common["representation"] = name
-            records += ipjax.measure_plane(
-                layers, data.labels, input_information=kde, label_information=kde, **common
-            ).records
+            records += ipjax.measure_plane(layers, data.labels, input_information=kde, label_information=kde, **common).records
             records += ipjax.measure_plane(
                 layers,
                 data.labels,
@@ -234,9 +234,7 @@ def _without_constant(representation: str, features: dict[str, np.ndarray]) -> d
     for layer in features.keys() - varying.keys():
         _warn(f"{representation} of layer {layer} is the same for all images; left out")
     if not varying:
-        raise ValueError(
-            f"{representation}: no layer's features vary over the images; check the weights and the images"
-        )
+        raise ValueError(f"{representation}: no layer's features vary over the images; check the weights and the images")
     return varying
 
 
@@ -245,9 +243,7 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
     efficiencies: dict[tuple[str, str], dict[str, Efficiency]] = {}
     for representation in dict.fromkeys(record["representation"] for record in plane.records):
         of_kde = ipjax.InformationPlane(
-            tuple(
-                r for r in plane.records if r["representation"] == representation and r["input_estimator"] is not None
-            )
+            tuple(r for r in plane.records if r["representation"] == representation and r["input_estimator"] is not None)
         )
         for definition in ("ratio", "increment"):
             efficiencies[representation, definition] = ipjax.information_transformation_efficiency(of_kde, definition)
@@ -270,28 +266,28 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
 
 def _print_summary(plane: ipjax.InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
     rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
-    table = Table(
-        title="Information in bits", caption="* input information saturated   ° within the null of shuffled labels"
-    )
-    table.add_column("layer")
-    for header in ("I(X;C)", "I(C;Y)", "I(C;pos)", "I(X;C)", "I(C;Y)", "ITE", "I(C;Y)", "leak"):
-        table.add_column(header, justify="right")
+    table = Table(title="Information in bits", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("\nlayer", no_wrap=True)
+    columns = {
+        "activation": ("I(X;C)", "I(C;Y)", "I(C;pos)"),
+        "contrast": ("I(X;C)", "I(C;Y)", "ITE"),
+        "predicted": ("I(C;Y)", "leak"),
+    }
+    for representation, headers in columns.items():
+        for i, header in enumerate(headers):
+            table.add_column(f"{'' if i else representation}\n{header}", justify="right", no_wrap=True)
     for layer in dict.fromkeys(layer for _, layer in rows):
-        cells = []
-        for representation, columns in (
-            ("activation", ("input", "label", "position")),
-            ("contrast", ("input", "label")),
-        ):
-            record = rows.get((representation, layer), {})
-            cells += [_cell(record, column) for column in columns]
-        contrast, leaky = rows.get(("contrast", layer), {}), rows.get(("predicted", layer), {})
+        activation, contrast, predicted = (rows.get((name, layer), {}) for name in columns)
+        cells = [_cell(activation, variable) for variable in ("input", "label", "position")]
+        cells += [_cell(contrast, "input"), _cell(contrast, "label")]
         cells.append("-" if contrast.get("ite") is None else f"{contrast['ite']:.2f}")
-        cells.append(_cell(leaky, "label"))
-        both = contrast and leaky
-        cells.append(f"{(leaky['label_information'] - contrast['label_information']) * BITS:.2f}" if both else "-")
+        cells.append(_cell(predicted, "label"))
+        leak = predicted["label_information"] - contrast["label_information"] if predicted and contrast else None
+        cells.append("-" if leak is None else f"{leak * BITS:.2f}")
         table.add_row(layer, *cells)
     shown = Console()
     shown.print(table)
+    shown.print("* input information saturated   ° label information within the null of shuffled labels", highlight=False)
     shown.print(f"accuracy {accuracy:.1%}; done in {seconds:.0f} s; results in", highlight=False)
     print(out)
 
@@ -301,9 +297,7 @@ def _cell(record: dict[str, Any], variable: str) -> str:
     if value is None:
         return "-"
     null = record.get(f"{variable}_null_upper")
-    mark = (
-        "*" if variable == "input" and record["input_saturated"] else "°" if null is not None and value <= null else ""
-    )
+    mark = "*" if variable == "input" and record["input_saturated"] else "°" if null is not None and value <= null else ""
     return f"{value * BITS:.2f}{mark}"
 
 
@@ -314,7 +308,7 @@ def _environment(config: Config) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: version(name) for name in ("ipjax", "jax", "jaxlib", "flax", "numpy", "scikit-learn")},
         "devices": [str(device) for device in jax.devices()],
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": PRECISION,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
     }
 

@@ -1,5 +1,6 @@
 """Information-plane analysis of neural networks in JAX."""
 
+from ipjax import estimators as estimators
 from ipjax import quadrature as quadrature
 from ipjax import readout as readout
 from ipjax.conductance import completeness_gap as completeness_gap
@@ -7,12 +8,11 @@ from ipjax.conductance import contrast_weights as contrast_weights
 from ipjax.conductance import layer_conductance as layer_conductance
 from ipjax.conductance import neuron_conductance as neuron_conductance
 from ipjax.conductance import sensitivity as sensitivity
-from ipjax.taps import Network as Network
-from ipjax.taps import from_function as from_function
-from ipjax import estimators as estimators
+from ipjax.efficiency import information_transformation_efficiency as information_transformation_efficiency
 from ipjax.estimators import Estimate as Estimate
 from ipjax.estimators import mutual_information as mutual_information
-from ipjax.efficiency import information_transformation_efficiency as information_transformation_efficiency
 from ipjax.information_plane import InformationPlane as InformationPlane
 from ipjax.information_plane import measure_plane as measure_plane
 from ipjax.information_plane import noise_profile as noise_profile
+from ipjax.taps import Network as Network
+from ipjax.taps import from_function as from_function

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
@@ -202,9 +203,7 @@ def _layer_conductance(
     def tangent(_: None, at: tuple[Array, Array]) -> tuple[None, ByLayer]:
         nodes, node_weights = at
         g, _h = jax.vmap(node)(nodes)
-        return None, jax.tree.map(
-            lambda g, dh: jnp.einsum("k,k...->...", node_weights, g * dh), g, jax.vmap(rate)(nodes)
-        )
+        return None, jax.tree.map(lambda g, dh: jnp.einsum("k,k...->...", node_weights, g * dh), g, jax.vmap(rate)(nodes))
 
     nodes = jnp.asarray(quadrature.nodes, x.dtype)
     if quadrature.form == "tangent":
@@ -265,9 +264,7 @@ def _sensitivity(net: Network, x: Array, baseline: Array, names: tuple[str, ...]
 
 
 @partial(jax.jit, static_argnames=("choice",))
-def _target_change(
-    net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None
-) -> Array:
+def _target_change(net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None) -> Array:
     objective = _objective(net, x, weights, choice)
     return objective(net(x)) - objective(net(baseline))
 
@@ -297,9 +294,7 @@ def _activations(net: Network, x: Array, names: tuple[str, ...]) -> ByLayer:
     return net.activations(x, names)[1]
 
 
-def _objective(
-    net: Network, x: Array, weights: Array | None, choice: Callable | str | None
-) -> Callable[[Array], Array]:
+def _objective(net: Network, x: Array, weights: Array | None, choice: Callable | str | None) -> Callable[[Array], Array]:
     """The target as a function from logits to `[batch]`."""
     if callable(choice):
         return choice
@@ -330,7 +325,7 @@ def _checked_input(net: Network, x: ArrayLike) -> Array:
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x: expected [batch, ...] with at least one image, got shape {list(x.shape)}")
     net.check_input(x)
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+    if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
         bad = np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))
         raise ValueError(
             f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}"
@@ -346,7 +341,7 @@ def _checked_baseline(x: Array, baseline: ArrayLike) -> Array:
         raise ValueError(
             f"baseline: expected a number or an array that broadcasts to {list(x.shape)}, got shape {list(baseline.shape)}"
         ) from error
-    if not isinstance(full, jax.core.Tracer) and not bool(jnp.isfinite(baseline).all()):
+    if not isinstance(full, Tracer) and not bool(jnp.isfinite(baseline).all()):
         raise ValueError("baseline: expected finite numbers, found NaN or infinity")
     return full
 
@@ -373,19 +368,15 @@ def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | 
     array = jnp.asarray(target)
     if jnp.issubdtype(array.dtype, jnp.integer):
         if array.ndim > 1 or (array.ndim == 1 and len(array) != len(x)):
-            raise ValueError(
-                f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}"
-            )
-        if not isinstance(array, jax.core.Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
-            raise ValueError(
-                f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}"
-            )
+            raise ValueError(f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}")
+        if not isinstance(array, Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
+            raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
     if array.shape not in ((num_classes,), logits.shape) or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"target: expected float weights [{num_classes}] or {list(logits.shape)} on the logits, or int classes, "
             f"got {array.dtype} of shape {list(array.shape)}"
         )
-    if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+    if not isinstance(array, Tracer) and not bool(jnp.isfinite(array).all()):
         raise ValueError("target: expected finite weights on the logits, found NaN or infinity")
     return None, array.astype(logits.dtype)

@@ -59,9 +59,7 @@ def information_transformation_efficiency(
     if definition == "ratio":
         return {record["layer"]: _ratio(record) for record in plane.records}
     previous = (None, *plane.records)
-    return {
-        record["layer"]: _increment(before, record) for before, record in zip(previous, plane.records, strict=False)
-    }
+    return {record["layer"]: _increment(before, record) for before, record in zip(previous, plane.records, strict=False)}
 
 
 def _ratio(record: Record) -> Efficiency:
@@ -86,9 +84,7 @@ def _increment(before: Record | None, record: Record) -> Efficiency:
     gained = record["label_information"] - before["label_information"]
     dropped = before["input_information"] - record["input_information"]
     if not record.get("label_subsamples"):
-        return (
-            Efficiency(gained / dropped) if dropped else Efficiency(None, withheld="input information does not change")
-        )
+        return Efficiency(gained / dropped) if dropped else Efficiency(None, withheld="input information does not change")
     halves_gained = np.subtract(record["label_subsamples"], before["label_subsamples"])
     halves_dropped = np.subtract(before["input_subsamples"], record["input_subsamples"])
     if abs(dropped) <= spread(halves_dropped):

@@ -54,7 +54,7 @@ class InformationPlane:
         """Writes the records as arrays, a column each, to a `.npz` file."""
         columns = {key: [record.get(key) for record in self.records] for key in _keys(self.records)}
         with Path(path).open("wb") as file:
-            np.savez_compressed(file, **{key: _as_array(values) for key, values in columns.items()})
+            np.savez_compressed(file, allow_pickle=False, **{key: _as_array(values) for key, values in columns.items()})
 
     @staticmethod
     def load(path: str | Path) -> InformationPlane:
@@ -65,9 +65,7 @@ class InformationPlane:
         except FileNotFoundError:
             raise FileNotFoundError(f"information plane: expected a file at {path}, found nothing") from None
         except Exception as error:  # numpy raises many kinds for damaged files
-            raise ValueError(
-                f"{path} is not an information plane's file, or is damaged ({error}); measure it again"
-            ) from error
+            raise ValueError(f"{path} is not an information plane's file, or is damaged ({error}); measure it again") from error
         if "layer" not in columns:
             raise ValueError(f"{path} is not an information plane's file: it has no column named layer")
         rows = zip(*columns.values(), strict=True)
@@ -115,9 +113,7 @@ def measure_plane(
     if not features:
         raise ValueError("features: expected at least one layer, got none")
     if num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
-        raise ValueError(
-            f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}"
-        )
+        raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")
     variables = {"label": checked_labels(labels, "labels")}
     for name, values in (nuisances or {}).items():
         if name in ("input", "label"):
@@ -214,9 +210,7 @@ def _measure(
     return value, nulls, halves
 
 
-def _variable(
-    name: str, estimator: Estimator, x: Array, y: Labels, key: Array, num_null: int, num_subsamples: int
-) -> Record:
+def _variable(name: str, estimator: Estimator, x: Array, y: Labels, key: Array, num_null: int, num_subsamples: int) -> Record:
     estimate, nulls, halves = jax.device_get(_measure(estimator, x, y, key, num_null, num_subsamples))
     record = _columns(name, estimate)
     record[f"{name}_null"] = float(np.mean(nulls)) if num_null else None

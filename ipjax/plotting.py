@@ -1,5 +1,259 @@
-"""Figures, from records only."""
+"""Figures, from records only: information planes, ITE, what is kept and what is dropped, noise profile. Axes are in bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from adjustText import adjust_text
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ipjax.information_plane import InformationPlane, Record
+
+BITS = 1 / np.log(2)
+TITLES = {
+    "activation": "activation",
+    "contrast": "conductance to a fixed contrast",
+    "predicted": "conductance to the predicted class",
+    "sensitivity": "sensitivity",
+}
+COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00", "sensitivity": "#009E73"}
+VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
+STYLE = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ipjax",
+}
 
 
-def figures(plane, profile):
-    return {}
+def figures(plane: InformationPlane, profile: InformationPlane) -> dict[str, Figure]:
+    """Every figure of a run by name, from the records of `measure_plane` (with ITE) and of `noise_profile`."""
+    with rc_context(rc=STYLE):  # pyright: ignore[reportArgumentType]
+        return {
+            "information_plane": information_plane(plane),
+            "ite": efficiency(plane),
+            "kept_and_dropped": kept_and_dropped(plane),
+            "noise_profile": noise_profile(profile, plane),
+        }
+
+
+def information_plane(plane: InformationPlane) -> Figure:
+    """I(C; Y) over I(X; C), a panel a representation: layers joined in forward order and coloured by depth, with their 95 %
+    intervals, the null of shuffled labels (grey) and the ceilings (dashed). Below, by layer, what the estimator guarantees:
+    the brackets of both axes around their values."""
+    panels = _by_representation(plane)
+    names = _layers(panels)
+    colours = _depth_colours(len(names))
+    figure = Figure(figsize=(4.4 * len(panels) + 0.8, 7.2), layout="constrained")
+    planes, brackets = figure.subplots(2, len(panels), sharex="row", sharey="row", squeeze=False, height_ratios=(1.9, 1))
+    for ax, (representation, records) in zip(planes, panels.items(), strict=True):
+        x, y = _bits(records, "input_information"), _bits(records, "label_information")
+        ax.plot(x, _bits(records, "label_null"), color="0.7", lw=0.8, marker=".", ms=3, zorder=1)
+        ax.plot(x, y, color="0.8", lw=1, zorder=2)
+        for record, at_x, at_y in zip(records, x, y, strict=True):
+            colour = colours[names.index(record["layer"])]
+            style = {"color": colour, "lw": 1.8, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 3}
+            ax.plot(_bits([record] * 2, "input_interval_lower", "input_interval_upper"), [at_y, at_y], **style)
+            ax.plot([at_x, at_x], _bits([record] * 2, "label_interval_lower", "label_interval_upper"), **style)
+            face, edge = ("white", colour) if record["input_saturated"] else (colour, "white")
+            ax.plot(at_x, at_y, "o", ms=6.5, mfc=face, mec=edge, mew=0.8, zorder=4)
+        ax.set_title(TITLES.get(representation, representation))
+        ax.set_xlabel("I(X; C)  [bits]")
+    _mark_ceilings(planes, panels)
+    for ax, records in zip(brackets, panels.values(), strict=True):
+        at = np.array([names.index(record["layer"]) for record in records])
+        for variable, shift, colour, label in (("input", -0.15, "0.45", "I(X; C)"), ("label", 0.15, "#0072B2", "I(C; Y)")):
+            ax.vlines(
+                at + shift,
+                _bits(records, f"{variable}_lower"),
+                _bits(records, f"{variable}_upper"),
+                color=colour,
+                lw=3,
+                alpha=0.35,
+            )
+            ax.plot(at + shift, _bits(records, f"{variable}_information"), "_", color=colour, ms=6, mew=1.6, label=label)
+            ax.axhline(_bits(records, f"{variable}_ceiling").max(), color=colour, lw=0.8, ls="--")
+        ax.axhline(0, color="0.3", lw=0.6)
+        ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    planes[0].set_ylabel("I(C; Y)  [bits]")
+    brackets[0].set_ylabel("value and bracket  [bits]")
+    brackets[0].legend(ncols=2, loc="upper left", bbox_to_anchor=(0, 1.16), borderaxespad=0, fontsize=8)
+    _depth_bar(figure, planes, names)
+    first = next(iter(panels.values()))[0]
+    figure.suptitle(f"Information planes ({first['input_estimator']}, {first['num_samples']} images)", fontsize=11)
+    figure.draw_without_rendering()  # places the axes, which the labels below need
+    for ax, records in zip(planes, panels.values(), strict=True):
+        _label_points(ax, records)
+    return figure
+
+
+def efficiency(plane: InformationPlane) -> Figure:
+    """ITE = I(C; Y) / I(X; C) by layer with its 95 % interval, a line a representation; withheld values as crosses at the
+    bottom. Below, how much the target leaks: label information of the predicted-class conductance less that of the contrast."""
+    panels = _by_representation(plane)
+    names = _layers(panels)
+    leak = "predicted" in panels and "contrast" in panels
+    figure = Figure(figsize=(max(6.0, 0.42 * len(names) + 1.5), 5.6 if leak else 3.8), layout="constrained")
+    grid = figure.subplots(2 if leak else 1, 1, sharex=True, squeeze=False, height_ratios=(2, 1) if leak else None)[:, 0]
+    ax = grid[0]
+    for representation, records in panels.items():
+        colour = COLOURS.get(representation, "0.5")
+        at = np.array([names.index(r["layer"]) for r in records])
+        value, low, high = (_numbers(records, key) for key in ("ite", "ite_lower", "ite_upper"))
+        ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+        ax.plot(at, value, "o-", color=colour, ms=4, lw=1.4, label=TITLES.get(representation, representation))
+        withheld = np.isnan(value)
+        if withheld.any():
+            ax.plot(at[withheld], np.zeros(withheld.sum()), "x", color=colour, ms=5, clip_on=False)
+    ax.set_ylim(0, None)
+    ax.set_ylabel("ITE = I(C; Y) / I(X; C)")
+    ax.legend(loc="upper left")
+    ax.set_title("Information Transformation Efficiency")
+    if leak:
+        by_layer = {name: {r["layer"]: r for r in panels[name]} for name in ("predicted", "contrast")}
+        shared = [name for name in names if all(name in records for records in by_layer.values())]
+        leaks = [
+            (by_layer["predicted"][name]["label_information"] - by_layer["contrast"][name]["label_information"]) * BITS
+            for name in shared
+        ]
+        grid[1].bar([names.index(name) for name in shared], leaks, color=COLOURS["predicted"], alpha=0.75, width=0.7)
+        grid[1].axhline(0, color="0.3", lw=0.8)
+        grid[1].set_ylabel("leak [bits]")
+        grid[1].set_title(
+            "Label information that the choice of the predicted class adds: I(predicted) - I(contrast)", fontsize=9
+        )
+    grid[-1].set_xticks(range(len(names)), names, rotation=45, ha="right")
+    return figure
+
+
+def kept_and_dropped(plane: InformationPlane) -> Figure:
+    """By layer, the information about the label and about each nuisance above its null, a panel a representation."""
+    panels = _by_representation(plane)
+    first = next(iter(panels.values()))[0]
+    variables = [
+        key.removesuffix("_information") for key in first if key.endswith("_information") and key != "input_information"
+    ]
+    names = _layers(panels)
+    figure = Figure(figsize=(max(4.6, 0.24 * len(names) + 0.6) * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (representation, records) in zip(axes, panels.items(), strict=True):
+        at = [names.index(r["layer"]) for r in records]
+        for variable, colour in zip(variables, VARIABLE_COLOURS, strict=False):
+            value, low, high = (
+                _bits(records, f"{variable}_{end}") for end in ("information", "interval_lower", "interval_upper")
+            )
+            null = np.nan_to_num(_bits(records, f"{variable}_null"))
+            ax.fill_between(at, low - null, high - null, color=colour, alpha=0.15, lw=0)
+            ax.plot(at, value - null, "o-", color=colour, ms=3.5, lw=1.4, label=variable)
+        ax.axhline(0, color="0.3", lw=0.8)
+        ax.set_title(TITLES.get(representation, representation))
+        ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes[0].set_ylabel("information above its null  [bits]")
+    axes[0].legend(title="about the")
+    figure.suptitle("What the layers keep and what they drop", fontsize=11)
+    return figure
+
+
+def noise_profile(profile: InformationPlane, plane: InformationPlane) -> Figure:
+    """Both axes over the noise level, a line a layer coloured by depth; the plane's own noise is marked."""
+    panels = _by_representation(profile)
+    figure = Figure(figsize=(3.6 * len(panels) + 0.8, 5.6), layout="constrained")
+    grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False)
+    names = _layers(panels)
+    colours = _depth_colours(len(names))
+    for column, (representation, records) in zip(grid.T, panels.items(), strict=True):
+        for ax, variable in zip(column, ("input", "label"), strict=True):
+            for name, colour in zip(names, colours, strict=True):
+                rows = [r for r in records if r["layer"] == name]
+                ax.plot([r["noise"] for r in rows], _bits(rows, f"{variable}_information"), "o-", color=colour, lw=1, ms=2.5)
+            ceiling = records[0][f"{variable}_ceiling"] * BITS
+            ax.axhline(ceiling, color="0.5", lw=0.8, ls="--")
+            text = f"{'log₂ n' if variable == 'input' else 'H(Y)'} = {ceiling:.2f}"
+            ax.text(records[-1]["noise"], ceiling, text, va="bottom", ha="right", color="0.35", fontsize=8)
+            ax.set_xscale("log")
+            ax.yaxis.set_major_locator(MaxNLocator(5))
+        column[0].set_title(TITLES.get(representation, representation))
+        column[1].set_xlabel("noise variance / median squared distance")
+    grid[0, 0].set_ylabel("I(X; C)  [bits]")
+    grid[1, 0].set_ylabel("I(C; Y)  [bits]")
+    _depth_bar(figure, grid, names)
+    figure.suptitle(f"Noise profile (the planes use {plane.records[0]['input_estimator']})", fontsize=11)
+    return figure
+
+
+def _by_representation(plane: InformationPlane) -> dict[str, list[Record]]:
+    """Records with an input axis (those of the probe have none), by representation."""
+    groups: dict[str, list[Record]] = {}
+    for record in plane.records:
+        if record.get("input_information") is not None:
+            groups.setdefault(record["representation"], []).append(record)
+    if not groups:
+        raise ValueError("plane: no record has both axes, so there is nothing to draw")
+    order = [*TITLES, *(name for name in groups if name not in TITLES)]
+    return {name: groups[name] for name in order if name in groups}
+
+
+def _layers(panels: dict[str, list[Record]]) -> list[str]:
+    return list(dict.fromkeys(record["layer"] for records in panels.values() for record in records))
+
+
+def _numbers(records: Sequence[Record], *keys: str) -> np.ndarray:
+    """A column, or with several keys one key a record; NaN where there is no value."""
+    values = [record.get(key) for record, key in zip(records, keys * (len(records) // len(keys)), strict=True)]
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _bits(records: Sequence[Record], *keys: str) -> np.ndarray:
+    return _numbers(records, *keys) * BITS
+
+
+def _depth_colours(count: int) -> np.ndarray:
+    return DEPTH(np.linspace(0, 1, count))
+
+
+def _depth_bar(figure: Figure, axes: np.ndarray, names: list[str]) -> None:
+    last = max(len(names) - 1, 1)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, last), DEPTH), ax=axes, ticks=[0, last], pad=0.01, aspect=30)
+    bar.ax.set_yticklabels([names[0], names[-1]])
+    bar.ax.invert_yaxis()
+
+
+def _mark_ceilings(axes: Sequence[Axes], panels: dict[str, list[Record]]) -> None:
+    """Sets the limits by the points; draws each ceiling, or says where it lies if that is far from all points."""
+    everything = [record for records in panels.values() for record in records]
+    x = _bits(everything, "input_information")
+    label, sample = _bits(everything, "label_ceiling").max(), _bits(everything, "input_ceiling").max()
+    margin = 0.08 * np.ptp(x) + 0.1
+    for ax in axes:
+        ax.set_xlim(x.min() - margin, x.max() + margin)
+        ax.set_ylim(min(0, ax.get_ylim()[0]), 1.1 * label)
+        ax.axhline(label, color="0.5", lw=0.8, ls="--")
+        ax.text(x.min() - margin, label, f" H(Y) = {label:.2f}", va="bottom", ha="left", color="0.35", fontsize=8)
+        ax.axvline(sample, color="0.5", lw=0.8, ls="--")
+        arrow = " →" if sample > x.max() + margin else ""
+        note = f"log₂ n = {sample:.2f}{arrow}   grey: shuffled labels"
+        ax.text(0.99, 0.01, note, transform=ax.transAxes, ha="right", va="bottom", color="0.35", fontsize=8)
+
+
+def _label_points(ax: Axes, records: Sequence[Record]) -> None:
+    x, y = _bits(records, "input_information"), _bits(records, "label_information")
+    texts = [ax.text(x[i], y[i], record["layer"], fontsize=7, zorder=5) for i, record in enumerate(records)]
+    adjust_text(
+        texts,
+        x=x,
+        y=y,
+        ax=ax,
+        arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.5},
+        expand=(1.2, 1.4),
+    )

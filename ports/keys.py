@@ -43,9 +43,7 @@ TORCHVISION_RESNET = (
     Row(r"fc\.kernel", r"fc.weight", DENSE),
     Row(r"fc\.bias", r"fc.bias", SAME),
 )
-IGNORED = re.compile(
-    r".*\.num_batches_tracked"
-)  # torch's counter of training steps: nothing in evaluation mode uses it
+IGNORED = re.compile(r".*\.num_batches_tracked")  # torch's counter of training steps: nothing in evaluation mode uses it
 
 
 def load(

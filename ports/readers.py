@@ -17,9 +17,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     or a file that holds anything but a flat state dict.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"weights file: expected a file at {path}, found {'a folder' if path.is_dir() else 'nothing'}"
-        )
+        raise FileNotFoundError(f"weights file: expected a file at {path}, found {'a folder' if path.is_dir() else 'nothing'}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt"):
@@ -38,9 +36,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
-            f"reading {path.name} needs torch; install torch, or convert the file to .safetensors"
-        ) from error
+        raise ValueError(f"reading {path.name} needs torch; install torch, or convert the file to .safetensors") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files

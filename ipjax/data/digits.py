@@ -73,10 +73,10 @@ def _half(half: Half) -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    data = load_digits()
-    index = train_test_split(np.arange(len(data.target)), test_size=0.5, random_state=0, stratify=data.target)
+    pixels, labels = load_digits(return_X_y=True)
+    index = train_test_split(np.arange(len(labels)), test_size=0.5, random_state=0, stratify=labels)
     chosen = index[0] if half == "train" else index[1]
-    return data.images[chosen] / 16, data.target[chosen].astype(np.int32)
+    return pixels[chosen].reshape(-1, 8, 8) / 16, labels[chosen].astype(np.int32)
 
 
 def _crop(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:

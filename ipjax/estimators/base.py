@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
@@ -77,9 +78,7 @@ class Estimator(Protocol):
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate: ...
 
 
-def mutual_information(
-    x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator, *, key: Array | None = None
-) -> Estimate:
+def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator, *, key: Array | None = None) -> Estimate:
     """Mutual information between features and labels, or between two sets of features, in nats.
 
     **Arguments:**
@@ -125,7 +124,7 @@ def varying(features: np.ndarray) -> np.ndarray:
 
 
 def _checked_features(features: ArrayLike, what: str) -> Array:
-    if isinstance(features, jax.core.Tracer):
+    if isinstance(features, Tracer):
         return jnp.asarray(features)
     array = np.asarray(features)
     if array.ndim == 1:
@@ -153,10 +152,8 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
 
 def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
     """Integer labels [n], renumbered from 0 without gaps."""
-    if isinstance(y, jax.core.Tracer):
-        raise ValueError(
-            f"{what}: inside jax.jit expected ipjax.estimators.Labels(values, num_classes), got a traced array"
-        )
+    if isinstance(y, Tracer):
+        raise ValueError(f"{what}: inside jax.jit expected ipjax.estimators.Labels(values, num_classes), got a traced array")
     array = np.asarray(y)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(

@@ -52,9 +52,7 @@ def _plain(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _convolve(
-    x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: lax.PrecisionLike
-) -> Array:
+def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: lax.PrecisionLike) -> Array:
     return _plain(x, kernel, strides, padding, precision)
 
 

@@ -1,7 +1,7 @@
 """ResNet 18, 34, 50, 101 and 152 in Flax NNX, layer for layer torchvision's (v1.5: the stride sits on the 3x3).
 
-He, Zhang, Ren and Sun 2016, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385). Layers carry torchvision's names;
-a ReLU module that torchvision calls several times in a block is numbered as by torchvision's feature extraction
+He, Zhang, Ren and Sun 2016, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385). Layers carry torchvision's
+names; a ReLU module that torchvision calls several times in a block is numbered as by torchvision's feature extraction
 (`relu`, `relu_1`), and a block's last ReLU is the block itself (`layer3.2`).
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from ipjax.models.convolution import convolution
@@ -84,7 +84,8 @@ class ResNet(nnx.Module):
         x = tap("conv1", self.conv1(x))
         x = tap("bn1", self.bn1(x))
         x = tap("relu", nnx.relu(x))
-        x = tap("maxpool", nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+        x = tap("maxpool", lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding))
         for stage in STAGES:
             for i, block in enumerate(getattr(self, stage)):
                 x = block(x, tap, f"{stage}.{i}")
