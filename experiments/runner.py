@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 import sys
@@ -266,16 +267,16 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
 
 def _print_summary(plane: ipjax.InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
     rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
-    table = Table(title="Information in bits", box=SIMPLE_HEAD, padding=(0, 1))
+    title = "Bits. act: activation, con, pred: conductance to contrast, predicted class"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("\nlayer", no_wrap=True)
     columns = {
-        "activation": ("I(X;C)", "I(C;Y)", "I(C;pos)"),
-        "contrast": ("I(X;C)", "I(C;Y)", "ITE"),
-        "predicted": ("I(C;Y)", "leak"),
+        "activation": ("act\nI(X;C)", "act\nI(C;Y)", "act\nI(C;P)"),
+        "contrast": ("con\nI(X;C)", "con\nI(C;Y)", "con\nITE"),
+        "predicted": ("pred\nI(C;Y)", "pred\nleak"),
     }
-    for representation, headers in columns.items():
-        for i, header in enumerate(headers):
-            table.add_column(f"{'' if i else representation}\n{header}", justify="right", no_wrap=True)
+    for header in itertools.chain(*columns.values()):
+        table.add_column(header, justify="right", no_wrap=True)
     for layer in dict.fromkeys(layer for _, layer in rows):
         activation, contrast, predicted = (rows.get((name, layer), {}) for name in columns)
         cells = [_cell(activation, variable) for variable in ("input", "label", "position")]
@@ -287,7 +288,7 @@ def _print_summary(plane: ipjax.InformationPlane, accuracy: float, out: Path, se
         table.add_row(layer, *cells)
     shown = Console()
     shown.print(table)
-    shown.print("* input information saturated   ° label information within the null of shuffled labels", highlight=False)
+    shown.print("P: position  * input information saturated  ° not above the null", highlight=False)
     shown.print(f"accuracy {accuracy:.1%}; done in {seconds:.0f} s; results in", highlight=False)
     print(out)
 

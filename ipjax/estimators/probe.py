@@ -25,7 +25,8 @@ class Probe:
     """H(Y) - cross-entropy of a calibrated linear probe, cross-fitted: each sample is judged by a probe that did not see it.
 
     Of `num_folds` label-balanced folds one is held out in turn, the next one chooses ridge and temperature, the others fit
-    in closed form. The score is shifted by the classes' log frequencies, so a useless probe gives 0 and not less.
+    in closed form. The score is shifted by the classes' log frequencies and mixed with them in a share of 1 / (calibration samples
+    + 1), so that a useless probe gives about 0 and not less, and a few confident mistakes do not decide.
 
     **Settings:**
 
@@ -76,9 +77,11 @@ def _log_likelihood(
 ) -> Float[Array, " n"]:
     """ln q(y | x) of every sample by the probe fitted and calibrated on the marked ones."""
     scores, log_prior = _scores(x, y, fit, ridges)
+    doubt = 1 / (jnp.sum(calibrate) + 1)  # so few samples cannot vouch for more certainty than this (rule of succession)
 
     def log_q(scores: Array, inverse_temperature: Array) -> Float[Array, " n"]:
         logits = jax.nn.log_softmax(inverse_temperature * scores + log_prior, axis=-1)
+        logits = jnp.logaddexp(jnp.log1p(-doubt) + logits, jnp.log(doubt) + log_prior)
         return jnp.take_along_axis(logits, y.values[:, None], axis=1)[:, 0]
 
     inverse_temperatures = jnp.asarray(_INVERSE_TEMPERATURES, x.dtype)

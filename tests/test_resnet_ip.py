@@ -1,0 +1,117 @@
+"""The main program, small: its files, its repeatability, and what it refuses before any long work."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ipjax
+from experiments.resnet_ip import main
+from experiments.runner import Config
+from ipjax import plotting
+
+LAYERS = ("input", "layer2.3", "avgpool")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = Config(num_images=100, num_steps=2, layers=LAYERS, out=tmp_path_factory.mktemp("runs") / "run")
+    return config, main(config)
+
+
+def test_writes_every_file(run):
+    _, out = run
+    figures = {
+        f"{name}.{end}" for name in ("information_plane", "ite", "kept_and_dropped", "noise_profile") for end in ("png", "svg")
+    }
+    others = {"config.json", "environment.json", "layers.csv", "plane.npz", "noise_profile.npz"}
+    assert {path.name for path in out.iterdir()} == figures | others
+    assert json.loads((out / "environment.json").read_text())["accuracy"] > 0.9
+
+
+def test_layers_csv_has_a_row_per_representation_layer_and_estimator(run):
+    _, out = run
+    with (out / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    keys = {(row["representation"], row["layer"], row["label_estimator"].split("(")[0]) for row in rows}
+    expected = {(r, l, e) for r in ("activation", "predicted", "contrast") for l in LAYERS for e in ("KDE", "Probe")}
+    assert keys == expected
+    assert len(rows) == len(expected)
+    for row in rows:
+        kde = row["label_estimator"].startswith("KDE")
+        assert bool(row["input_information"]) == kde
+        assert bool(row["ite"]) != bool(row["ite_withheld"]) if kde else not row["ite"]
+        assert bool(row["completeness_gap"]) == (row["representation"] != "activation")
+        for variable in ("label", "position", "size", "contrast"):
+            assert float(row[f"{variable}_lower"]) <= float(row[f"{variable}_information"]) <= float(row[f"{variable}_upper"])
+
+
+def test_completeness_gap_is_small_after_the_last_nonlinearity(run):
+    _, out = run
+    plane = ipjax.InformationPlane.load(out / "plane.npz").select(representation="contrast", layer="avgpool")
+    assert plane.records[0]["completeness_gap"] < 1e-4
+
+
+def test_same_settings_give_the_same_bytes(run, tmp_path):
+    config, out = run
+    again = main(replace(config, out=tmp_path / "again", batch_size=32))
+    assert (again / "layers.csv").read_bytes() == (out / "layers.csv").read_bytes()
+
+
+def test_refuses_a_folder_of_another_run_and_touches_nothing(run):
+    config, out = run
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match="num_steps was 2, is 3"):
+        main(replace(config, num_steps=3))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_refuses_a_folder_that_is_not_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="holds no run of this program"):
+        main(Config(num_images=100, out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"data": "imagenet"}, ValueError, "data: expected"),
+        ({"num_images": 10}, ValueError, "num_images: expected at least 50"),
+        ({"num_steps": 0}, ValueError, "num_steps: expected at least 1"),
+        ({"noise": 0.0}, ValueError, "noise: expected a number above 0"),
+        ({"noise": float("nan")}, ValueError, "noise: expected a number above 0"),
+        ({"clutter": 2.0}, ValueError, "clutter: expected"),
+        ({"layers": ("layer9.9",)}, KeyError, "nearest"),
+        ({"weights": "missing.safetensors"}, FileNotFoundError, "expected a file"),
+        ({"network": "resnet18"}, KeyError, "resnet50"),
+        ({"network": "vgg16"}, KeyError, "architecture"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(settings, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        main(replace(Config(num_images=100, out=tmp_path / "run"), **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_line_prints_the_error_and_no_traceback():
+    command = [sys.executable, "-m", "experiments.resnet_ip", "--weights", "nowhere.pth"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nowhere.pth" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_figures_of_a_plane_without_nuisances_nulls_or_intervals():
+    features = {f"l{i}": np.random.default_rng(i).standard_normal((60, 4)) for i in range(2)}
+    labels = np.arange(60) % 3
+    plane = ipjax.measure_plane(features, labels, num_null=0, num_subsamples=0)
+    profile = ipjax.noise_profile(features, labels, [0.1, 1.0])
+    drawn = plotting.figures(plane, profile)
+    assert set(drawn) == {"information_plane", "ite", "kept_and_dropped", "noise_profile"}
+    for figure in drawn.values():
+        figure.draw_without_rendering()
