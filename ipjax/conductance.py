@@ -66,7 +66,8 @@ def layer_conductance(
     - `readout`: a linear map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
     - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
 
-    **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order.
+    **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order (what a `jax.jit`
+    of your own returns has its keys sorted, as any dict).
 
     **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, or a target that does not fit the
     logits; `KeyError` for unknown layers.
@@ -75,10 +76,11 @@ def layer_conductance(
     names = net.layers(x, layers)
     baseline = _checked_baseline(x, baseline)
     choice, weights = _checked_target(net, x, target)
-    if nodes_at_once is not None and nodes_at_once < 1:
-        raise ValueError(f"nodes_at_once: expected at least 1, got {nodes_at_once}")
+    if nodes_at_once is not None and (not isinstance(nodes_at_once, int) or nodes_at_once < 1):
+        raise ValueError(f"nodes_at_once: expected an integer of at least 1, got {nodes_at_once}")
     chunk = _chunk(len(quadrature.nodes), nodes_at_once or _nodes_at_once(x))
-    return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
+    values = _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
+    return {name: values[name] for name in names}  # jit sorts
 
 
 def completeness_gap(
@@ -94,8 +96,8 @@ def completeness_gap(
     choice, weights = _checked_target(net, x, target)
     change = _target_change(net, x, _checked_baseline(x, baseline), weights, choice)
     for name, value in conductance.items():
-        if len(value) != len(x):
-            raise ValueError(f"conductance of {name!r}: expected {len(x)} images as in x, got {len(value)}")
+        if value.shape[:1] != x.shape[:1]:
+            raise ValueError(f"conductance of {name!r}: expected {len(x)} images as in x, got shape {list(value.shape)}")
     return {name: jnp.sum(value.reshape(len(value), -1), axis=1) - change for name, value in conductance.items()}
 
 
@@ -111,8 +113,8 @@ def neuron_conductance(
 ) -> Float[Array, "batch ..."]:
     """What each input element contributes through one unit: (x - x') ∫ dF/dh · dh/dx da, the shape of `x`.
 
-    Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). The rule's plain weights are used,
-    as in Captum's `NeuronConductance`, which `gauss_legendre` reproduces.
+    Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). The rule's plain weights are used;
+    `gauss_legendre` gives Captum's `NeuronConductance` with `method="gausslegendre"`.
 
     **Arguments:**
 
@@ -140,7 +142,9 @@ def sensitivity(
 ) -> ByLayer:
     """Directional derivative of each layer at x along x - x', by one Jacobian-vector product; shapes as in `layer_conductance`."""
     x = _checked_input(net, x)
-    return _sensitivity(net, x, _checked_baseline(x, baseline), net.layers(x, layers), readout)
+    names = net.layers(x, layers)
+    values = _sensitivity(net, x, _checked_baseline(x, baseline), names, readout)
+    return {name: values[name] for name in names}  # jit sorts
 
 
 def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"]:
@@ -223,7 +227,7 @@ def _layer_conductance(
         jax.eval_shape(lambda: _read(readout, _activations(net, x, names))),
     )
     (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
-    return {name: total[name] for name in names}
+    return total
 
 
 @partial(jax.jit, static_argnames=("name", "index", "choice", "chunk"))
@@ -322,8 +326,8 @@ def _checked_input(net: Network, x: ArrayLike) -> Array:
         raise ValueError(
             f"x: expected floating numbers, got {x.dtype}; preprocess images before, as for the network's training"
         )
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x: expected [batch, ...] with at least one image, got shape {list(x.shape)}")
+    if x.ndim < 2 or x.size == 0:
+        raise ValueError(f"x: expected [batch, ...] with at least one image of at least one pixel, got shape {list(x.shape)}")
     net.check_input(x)
     if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
         bad = np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))

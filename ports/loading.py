@@ -30,6 +30,8 @@ def load(name: str, weights: str | Path, *, width: int = 64, num_classes: int = 
     """
     if name not in ARCHITECTURES:
         raise KeyError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    if width < 1 or num_classes < 1:
+        raise ValueError(f"width, num_classes: expected at least 1, got {width}, {num_classes}")
     if weights == "random":
         return as_network(resnet(name, width=width, num_classes=num_classes, rngs=nnx.Rngs(seed)))
     if weights == "digits":
@@ -60,4 +62,8 @@ def _flatten(state: nnx.State) -> dict[str, nnx.Variable]:
 
 
 def _length(source: dict[str, np.ndarray], key: str, otherwise: int) -> int:
-    return len(source[key]) if key in source and source[key].ndim else otherwise
+    if key not in source or source[key].ndim == 0:
+        return otherwise
+    if len(source[key]) == 0:
+        raise ValueError(f"weights: expected {key} to hold something, got shape {list(source[key].shape)}")
+    return len(source[key])

@@ -41,12 +41,14 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         raise _damaged(path, error) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ValueError(
             f"{path} holds {type(state).__name__} that is not a state dict of tensors; "
             "save model.state_dict() alone, without optimizer state or settings around it"
         )
-    return {key: value.to(torch.float32).numpy() for key, value in state.items()}
+    return {key: value.detach().to(torch.float32).numpy() for key, value in state.items()}
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

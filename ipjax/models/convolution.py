@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
@@ -26,13 +28,17 @@ def convolution(
     padding: Sequence[tuple[int, int]],
     *,
     precision: lax.PrecisionLike = None,
-    **_,
+    **kwargs: Any,
 ) -> Float[Array, "batch h w features"]:
-    """Undilated convolution in one group; fits `nnx.Conv(conv_general_dilated=...)`.
+    """Undilated convolution in one group with explicit padding; fits `nnx.Conv(conv_general_dilated=...)`.
 
     A 1x1 kernel is a matrix product over channels: on CPU three times as fast as XLA's convolution.
     """
-    if kernel.shape[:2] == (1, 1):
+    if kwargs.get("feature_group_count", 1) != 1 or any(
+        {*(kwargs.get(f"{side}_dilation") or (1,))} != {1} for side in ("lhs", "rhs")
+    ):
+        raise ValueError(f"convolution: expected one group and no dilation, got {kwargs}")
+    if kernel.shape[:2] == (1, 1) and not np.any(padding):
         return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
     (top, bottom), (left, right) = padding
     return _convolve(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)), precision)

@@ -1,0 +1,78 @@
+"""Binned codes and their counts against NumPy."""
+
+import chex
+import estimator_reference as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ipjax.estimators import Binned, mutual_information
+from ipjax.estimators.binned import codes, row_counts
+
+
+def sample(n=300, d=2, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(4, size=n)
+    return rng.exponential(size=(n, d)) + y[:, None], y
+
+
+@pytest.mark.parametrize("edges", ["uniform", "quantile"])
+@pytest.mark.parametrize("kind", ["classes", "own label", "floating"])
+@pytest.mark.parametrize("miller_madow", [False, True])
+def test_matches_the_reference(edges, kind, miller_madow):
+    x, y = sample()
+    y = {"classes": y, "own label": np.arange(len(y)), "floating": x**2 + np.random.default_rng(1).normal(size=x.shape)}[kind]
+    y_codes = reference.codes(y, 6, edges) if kind == "floating" else y[:, None]
+    plug_in, corrected = reference.binned(reference.codes(x, 6, edges), y_codes)
+    with jax.enable_x64(True):
+        result = mutual_information(x, y, Binned(6, edges, miller_madow))
+    got = tuple(float(part) for part in (result.value, result.lower, result.upper))
+    expected = corrected if miller_madow else plug_in, min(plug_in, corrected), max(plug_in, corrected)
+    chex.assert_trees_all_close(got, expected, rtol=1e-9)
+
+
+def test_own_labels_give_the_entropy_of_the_codes():
+    x, _ = sample()
+    result = mutual_information(x, np.arange(len(x)), Binned(6))
+    expected = reference.entropy(reference.row_counts(reference.codes(x, 6, "uniform")))
+    chex.assert_trees_all_close(result.value, expected, rtol=1e-5)
+
+
+def test_uniform_edges_are_equally_wide():
+    x = jnp.array([[0.0, 0.9], [1.0, 1.9], [2.0, 3.0]])
+    chex.assert_trees_all_equal(codes(x, 3, "uniform"), jnp.array([[0, 0], [1, 1], [2, 2]]))
+
+
+def test_quantile_edges_are_equally_filled():
+    x, _ = sample(1000, 1)
+    counts = {edges: np.bincount(codes(jnp.asarray(x), 5, edges)[:, 0], minlength=5) for edges in ("uniform", "quantile")}
+    chex.assert_trees_all_equal(counts["quantile"], np.full(5, 200))
+    assert counts["uniform"].max() > 2 * counts["uniform"].min()
+
+
+@pytest.mark.parametrize("edges", ["uniform", "quantile"])
+def test_edges_are_those_of_the_whole_layer(edges):
+    x = np.stack([np.linspace(0, 1, 50), np.linspace(10, 11, 50)], axis=1)
+    chex.assert_trees_all_equal(codes(jnp.asarray(x), 2, edges), jnp.tile(jnp.array([0, 1]), (50, 1)))
+
+
+def test_an_outlier_empties_uniform_bins_and_not_quantile_ones():
+    x, y = sample()
+    x[0] = 1e4
+    uniform, quantile = (mutual_information(x, y, Binned(8, edges)).value for edges in ("uniform", "quantile"))
+    assert uniform < 0.05 < 0.5 < quantile
+
+
+@pytest.mark.parametrize(("n", "d", "values"), [(1, 1, 2), (500, 1, 5), (2000, 3, 4), (300, 4096, 30)])
+def test_row_counts_match_unique(n, d, values):
+    rng = np.random.default_rng(d)
+    rows = rng.integers(values, size=(n, d))
+    rows = rows[rng.integers(n, size=n)]  # repeats even where all rows differ
+    counts = np.array(row_counts(jnp.asarray(rows)))
+    chex.assert_trees_all_equal(np.sort(counts[counts > 0]), np.sort(reference.row_counts(rows)).astype(counts.dtype))
+
+
+def test_rows_that_differ_in_one_cell_are_told_apart():
+    rows = jnp.zeros((513, 512), int).at[jnp.arange(512), jnp.arange(512)].set(1)
+    assert jnp.sum(row_counts(rows) > 0) == 513

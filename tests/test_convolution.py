@@ -1,0 +1,117 @@
+"""The library's convolution and all its derivatives against JAX's own."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ipjax.models.convolution import convolution
+
+SETTINGS = [
+    # kernel, strides, padding
+    ((1, 1), (1, 1), ((0, 0), (0, 0))),
+    ((1, 1), (2, 2), ((0, 0), (0, 0))),
+    ((3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((7, 7), (1, 1), ((3, 3), (3, 3))),
+    ((7, 7), (2, 2), ((3, 3), (3, 3))),
+    ((3, 3), (2, 2), ((0, 0), (0, 0))),
+    ((3, 1), (1, 2), ((2, 0), (1, 3))),
+    ((2, 3), (2, 1), ((1, 0), (0, 2))),
+]
+
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def case(request):
+    """Both convolutions as functions of image and kernel, in float64, with an image, a kernel and tangents of both."""
+    size, strides, padding = request.param
+    rng = np.random.default_rng(0)
+    x, dx = rng.standard_normal((2, 3, 11, 10, 4))
+    kernel, dkernel = rng.standard_normal((2, *size, 4, 5))
+
+    def ours(x, kernel):
+        return convolution(x, kernel, strides, padding, precision="highest")
+
+    def jaxs(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions, precision="highest")
+
+    with jax.enable_x64(True):
+        yield ours, jaxs, tuple(map(jnp.asarray, (x, kernel))), tuple(map(jnp.asarray, (dx, dkernel)))
+
+
+def weighted(function):
+    """A scalar of the result that weighs each of its elements differently."""
+    return lambda *arguments: jnp.sum(jnp.sin(function(*arguments)))
+
+
+def agree(ours, jaxs, *arguments):
+    expected = jaxs(*arguments)
+    chex.assert_trees_all_close(ours(*arguments), expected, rtol=1e-10, atol=1e-11)
+    chex.assert_trees_all_close(jax.jit(ours)(*arguments), expected, rtol=1e-10, atol=1e-11)
+
+
+def test_value(case):
+    ours, jaxs, primals, _ = case
+    agree(ours, jaxs, *primals)
+
+
+@pytest.mark.parametrize("argument", [0, 1, (0, 1)], ids=["image", "kernel", "both"])
+def test_gradient(case, argument):
+    ours, jaxs, primals, _ = case
+    agree(jax.grad(weighted(ours), argument), jax.grad(weighted(jaxs), argument), *primals)
+
+
+def test_jvp(case):
+    ours, jaxs, primals, tangents = case
+    agree(lambda *t: jax.jvp(ours, primals, t)[1], lambda *t: jax.jvp(jaxs, primals, t)[1], *tangents)
+    (x, kernel), (dx, dkernel) = primals, tangents
+    agree(
+        lambda dx: jax.jvp(lambda x: ours(x, kernel), (x,), (dx,))[1],
+        lambda dx: jax.jvp(lambda x: jaxs(x, kernel), (x,), (dx,))[1],
+        dx,
+    )
+    agree(
+        lambda dkernel: jax.jvp(lambda kernel: ours(x, kernel), (kernel,), (dkernel,))[1],
+        lambda dkernel: jax.jvp(lambda kernel: jaxs(x, kernel), (kernel,), (dkernel,))[1],
+        dkernel,
+    )
+
+
+def test_second_derivative(case):
+    ours, jaxs, primals, tangents = case
+
+    def along(function):
+        return lambda x, kernel: jax.jvp(jax.grad(weighted(function), (0, 1)), (x, kernel), tangents)[1]
+
+    agree(along(ours), along(jaxs), *primals)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["images", "kernels", "both"])
+def test_vmap(case, axes):
+    ours, jaxs, primals, tangents = case
+    stacked = [
+        value if axis is None else jnp.stack([value, tangent])
+        for value, tangent, axis in zip(primals, tangents, axes, strict=True)
+    ]
+    agree(jax.vmap(ours, axes), jax.vmap(jaxs, axes), *stacked)
+    agree(jax.vmap(jax.grad(weighted(ours), (0, 1)), axes), jax.vmap(jax.grad(weighted(jaxs), (0, 1)), axes), *stacked)
+
+
+def test_inside_scan(case):
+    ours, jaxs, (x, kernel), (dx, _) = case
+
+    def scanned(function):
+        def body(total, x):
+            return total + jax.grad(weighted(function))(x, kernel), function(x, kernel)
+
+        return lambda images: lax.scan(body, jnp.zeros_like(x), images)
+
+    agree(scanned(ours), scanned(jaxs), jnp.stack([x, dx, x + dx]))
+
+
+def test_padding_of_a_1x1_kernel():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 3))
+    assert convolution(x, kernel, (1, 1), ((1, 1), (1, 1))).shape == (1, 6, 6, 3)
