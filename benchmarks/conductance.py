@@ -2,9 +2,9 @@
 
     python -m benchmarks.conductance
 
-Captum computes one layer a call, so its calls are looped over the layers. Also printed: what one of our nodes (forward, backward to
-every layer, and the conductance itself) costs beside torch's forward and backward pass to the input on the same batch. Needs
-the extra `test`. Takes about ten minutes on two cores.
+Captum computes one layer a call, so its calls are looped over the layers. Also printed: what one of our nodes (forward,
+backward to every layer, and the conductance itself) costs beside torch's forward and backward pass to the input on the
+same batch. Needs the extra `test`. Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(config: Config) -> dict[str, Any]:
     passes(of_torch)
     ours(x)
     numbers["torch_forward_backward_per_image"] = _seconds(lambda: passes(of_torch), config.repeats) / len(x)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     channels_last = of_torch.contiguous(memory_format=torch.channels_last)
     passes(channels_last)
     numbers["torch_channels_last_per_image"] = _seconds(lambda: passes(channels_last), config.repeats) / len(x)

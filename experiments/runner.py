@@ -90,7 +90,7 @@ def run(experiment: str, config: Config) -> Path:
     _check(config)
     net = ports.load(config.network, config.weights)
     data = digits.digits_in_clutter("test", config.num_images, seed=config.seed, clutter=config.clutter)
-    names = net.layers(jnp.asarray(data.images[:1]), "all" if config.layers == ("all",) else config.layers)
+    names = net.layers(data.images[:1], "all" if config.layers == ("all",) else config.layers)
     out = _prepare(config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}", config)
     for label, count in few_per_class(data.labels).items():
         _warn(f"class {label} has {count} images; fewer than 20 are too few for class-conditional estimates")
@@ -151,7 +151,7 @@ def _features(
     else:
         of_activation, of_conductance = channel_mean, channel_sum
     quadrature = ipjax.quadrature.trapezoid(config.num_steps)
-    num_classes = net.logits_shape(jnp.asarray(data.images[:1])).shape[1]
+    num_classes = net.logits_shape(data.images[:1]).shape[1]
     contrast = ipjax.contrast_weights(num_classes, config.seed)
     batches: dict[str, list[dict[str, np.ndarray]]] = {"activation": [], "predicted": [], "contrast": []}
     gaps: dict[str, list[dict[str, np.ndarray]]] = {"predicted": [], "contrast": []}

@@ -57,10 +57,10 @@ def layer_conductance(
     - `layers`: `None` for the network's default set, names, or `"all"`. On `"input"` it is integrated gradients
         (Sundararajan, Taly and Yan 2017).
     - `target`: `"predicted"` (the logit of each image's predicted class), `"contrast"` (`contrast_weights` of seed 0,
-        which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` or `[batch, classes]` of weights
-        on the logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for each callable object).
-        Conductance toward a class chosen from x, or the true label, carries that choice: it leaks the label into
-        every layer.
+        which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` or `[batch,
+        classes]` of weights on the logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for
+        each callable object). Conductance toward a class chosen from x, or the true label, carries that choice: it leaks
+        the label into every layer.
     - `baseline`: a number or an array that broadcasts to `x`.
     - `quadrature`: a rule of `ipjax.quadrature`.
     - `readout`: a linear map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
@@ -140,7 +140,10 @@ def sensitivity(
     baseline: ArrayLike = 0.0,
     readout: Readout | None = None,
 ) -> ByLayer:
-    """Directional derivative of each layer at x along x - x', by one Jacobian-vector product; shapes as in `layer_conductance`."""
+    """Directional derivative of each layer at x along x - x', by one Jacobian-vector product.
+
+    Arguments, returned shapes and errors as in `layer_conductance`.
+    """
     x = _checked_input(net, x)
     names = net.layers(x, layers)
     values = _sensitivity(net, x, _checked_baseline(x, baseline), names, readout)

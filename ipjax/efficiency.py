@@ -54,7 +54,8 @@ def information_transformation_efficiency(
     for record in plane.records:
         if record.get("input_estimator") != record.get("label_estimator"):
             raise ValueError(
-                f"plane: expected both axes from one estimator, got {record.get('input_estimator')} and {record.get('label_estimator')}"
+                f"plane: expected both axes from one estimator, got {record.get('input_estimator')} "
+                f"and {record.get('label_estimator')}"
             )
     if definition == "ratio":
         return {record["layer"]: _ratio(record) for record in plane.records}

@@ -1,7 +1,8 @@
 """The information plane: for each layer, what its features tell about the input and about the label.
 
-Tishby and Zaslavsky 2015 (arXiv:1503.02406); Shwartz-Ziv and Tishby 2017 (arXiv:1703.00810). Measuring makes plain records, one a layer, each with
-what is needed to judge it: bounds, ceiling, a null from shuffled labels, an interval from subsamples.
+Tishby and Zaslavsky 2015 (arXiv:1503.02406); Shwartz-Ziv and Tishby 2017 (arXiv:1703.00810). Measuring makes plain
+records, one a layer, each with what is needed to judge it: bounds, ceiling, a null from shuffled labels, an interval
+from subsamples.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class InformationPlane:
     **Attributes:**
 
     - `records`: one dict a layer, representation and estimator, in forward order. Keys: `representation`, `layer`, `depth`,
-        `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary, dropped), and
-        for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`, `_ceiling`, `_saturated`,
-        `_null` (mean over shuffled labels), `_null_upper` (their largest), `_interval_lower`, `_interval_upper` (95 %) and
-        `_subsamples` (the estimates behind the interval). All in nats; `None` where not measured.
+        `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary,
+        dropped), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`,
+        `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest), `_interval_lower`,
+        `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None` where not measured.
     """
 
     records: tuple[Record, ...]
@@ -158,7 +159,8 @@ def noise_profile(
 ) -> InformationPlane:
     """Both axes by `KDE` at each noise level: how far the plane depends on a constant that nobody can choose for you.
 
-    Arguments as in `measure_plane`. Records carry `representation`, `layer`, `depth`, `noise` and the `KDE` estimates; no null or interval.
+    Arguments as in `measure_plane`. Records carry `representation`, `layer`, `depth`, `noise` and the `KDE` estimates;
+    no null or interval.
     """
     if len(noises) == 0 or not all(noise > 0 for noise in noises):
         raise ValueError(f"noises: expected at least one number above 0, got {list(noises)}")
@@ -242,8 +244,8 @@ def _columns(name: str, estimate: Estimate) -> Record:
     bad = [key for key, value in record.items() if not np.isfinite(value)]
     if bad:
         raise ValueError(
-            f"the estimator gave a value that is not finite for {', '.join(bad)}; features may be too large for their precision: "
-            "rescale them, or leave this layer out"
+            f"the estimator gave a value that is not finite for {', '.join(bad)}; "
+            "features may be too large for their precision: rescale them, or leave this layer out"
         )
     return record
 

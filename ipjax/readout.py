@@ -38,8 +38,8 @@ class CountSketch:
     """Every unit gets a random sign and one of `k` buckets; a feature is the signed sum of its bucket.
 
     O(units) work; inner products, and so squared distances, are kept without bias with variance O(1/k)
-    (Charikar, Chen and Farach-Colton 2002; here all buckets hold equally many units). Layers of at most `k` units are kept whole.
-    Where things are in space survives, unlike in `channel_sum`.
+    (Charikar, Chen and Farach-Colton 2002; here all buckets hold equally many units). Layers of at most `k` units are kept
+    whole. Where things are in space survives, unlike in `channel_sum`.
     """
 
     k: int

@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 Tap = Callable[[str, Array], Array]
 Apply = Callable[[Any, Array, Tap], Array]
+Images = Float[Array | np.ndarray, "batch ..."]
 Layers = Sequence[str] | Literal["all"] | None
 
 
@@ -46,11 +48,11 @@ class Network:
     default_layers: tuple[str, ...] | None = field(default=None, metadata={"static": True})
     input_shape: tuple[int | None, ...] | None = field(default=None, metadata={"static": True})
 
-    def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
         """Logits of a batch."""
         return self.run(x, lambda name, value: value)
 
-    def run(self, x: Float[Array, "batch ..."], tap: Tap) -> Float[Array, "batch classes"]:
+    def run(self, x: Images, tap: Tap) -> Float[Array, "batch classes"]:
         """Logits of a batch, each layer's value (from `input` on) replaced by what `tap(name, value)` returns."""
         self.check_input(x)
         seen = set()
@@ -64,9 +66,9 @@ class Network:
             seen.add(name)
             return tap(name, value)
 
-        return self.apply(self.params, tap_once("input", x), tap_once)
+        return self.apply(self.params, tap_once("input", jnp.asarray(x)), tap_once)
 
-    def check_input(self, x: Float[Array, "batch ..."]) -> None:
+    def check_input(self, x: Images) -> None:
         """Raises `ValueError` where `x` has not the shape `[batch, *input_shape]` that the network was made for."""
         if self.input_shape is None:
             return
@@ -77,19 +79,19 @@ class Network:
             sizes = ", ".join("any" if size is None else str(size) for size in self.input_shape)
             raise ValueError(f"x: expected shape [batch, {sizes}] (channels last), got {list(x.shape)}")
 
-    def layer_shapes(self, x: Float[Array, "batch ..."]) -> dict[str, jax.ShapeDtypeStruct]:
+    def layer_shapes(self, x: Images) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every layer for inputs like `x`, in forward order. Nothing is computed."""
         return dict(self._trace(x)[0])
 
-    def logits_shape(self, x: Float[Array, "batch ..."]) -> jax.ShapeDtypeStruct:
+    def logits_shape(self, x: Images) -> jax.ShapeDtypeStruct:
         """Shape and dtype of the logits for inputs like `x`. Nothing is computed."""
         return self._trace(x)[1]
 
-    def _trace(self, x: Array) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    def _trace(self, x: Images) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
         leaves, tree = jax.tree.flatten((self, x))
         return _trace(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
 
-    def layers(self, x: Float[Array, "batch ..."], layers: Layers = None) -> tuple[str, ...]:
+    def layers(self, x: Images, layers: Layers = None) -> tuple[str, ...]:
         """Names of layers in forward order for inputs like `x`.
 
         **Arguments:**
@@ -112,9 +114,7 @@ class Network:
             raise ValueError("layers: expected at least one name, got an empty sequence")
         return tuple(name for name in every if name in layers)
 
-    def activations(
-        self, x: Float[Array, "batch ..."], layers: Layers = None
-    ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
+    def activations(self, x: Images, layers: Layers = None) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
         """Logits and the value `[batch, *shape]` of each layer, in forward order. `layers` as in `Network.layers`."""
         chosen = self.layers(x, layers)
         values: dict[str, Array] = {}

@@ -1,6 +1,7 @@
 """The main program, small: its files, its repeatability, and what it refuses before any long work."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def test_layers_csv_has_a_row_per_representation_layer_and_estimator(run):
     with (out / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))
     keys = {(row["representation"], row["layer"], row["label_estimator"].split("(")[0]) for row in rows}
-    expected = {(r, l, e) for r in ("activation", "predicted", "contrast") for l in LAYERS for e in ("KDE", "Probe")}
+    expected = set(itertools.product(("activation", "predicted", "contrast"), LAYERS, ("KDE", "Probe")))
     assert keys == expected
     assert len(rows) == len(expected)
     for row in rows:

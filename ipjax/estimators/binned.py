@@ -1,7 +1,7 @@
 """Binning: plug-in information of a layer's discretised codes.
 
-The estimator of the first information planes (Shwartz-Ziv and Tishby 2017, arXiv:1703.00810), with the bias correction of Miller
-1955. Wide layers saturate it, which the estimate says.
+The estimator of the first information planes (Shwartz-Ziv and Tishby 2017, arXiv:1703.00810), with the bias correction of
+Miller 1955. Wide layers saturate it, which the estimate says.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Binned:
     - `edges`: `"uniform"` from the smallest to the largest value of the layer, or `"quantile"`, equally filled.
     - `miller_madow`: adds (occupied cells - 1) / 2n to each entropy.
 
-    `lower` and `upper` are the smaller and larger of the plug-in and the Miller-Madow value. Ceiling: the labels' entropy (ln n where
-    every sample is its own label, or y is floating). Holds where n is many times the number of occupied codes; with more than a few
-    features all codes are unique and the value is the ceiling. Cost: n d + n log n.
+    `lower` and `upper` are the smaller and larger of the plug-in and the Miller-Madow value. Ceiling: the labels' entropy
+    (ln n where every sample is its own label, or y is floating). Holds where n is many times the number of occupied codes;
+    with more than a few features all codes are unique and the value is the ceiling. Cost: n d + n log n.
     """
 
     num_bins: int = field(default=30, metadata={"static": True})

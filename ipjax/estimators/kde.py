@@ -34,8 +34,8 @@ class KDE:
     - every sample its own label: I(X; C + sZ), value = upper = the KL bound, lower = the Bhattacharyya bound,
     - floating y [n, dy], with noise of the same rule: I(A; X) + I(B; X) - I((A, B); X) by the same bounds.
 
-    Ceiling: ln n, or the labels' entropy. Holds for any dimension; bounds are wide where the noise is about as large as the distance
-    between neighbours, and the sample is too small where the value saturates. Cost: n² d, in blocks of rows.
+    Ceiling: ln n, or the labels' entropy. Holds for any dimension; bounds are wide where the noise is about as large as
+    the distance between neighbours, and the sample is too small where the value saturates. Cost: n² d, in blocks of rows.
     """
 
     noise: float | Float[Array, ""] = 0.05
