@@ -71,12 +71,12 @@ class Config:
     """folder of the results; default: runs/<experiment>-<time>"""
 
 
-def command_line(main: Callable[[Config], Path], defaults: Config | None = None) -> None:
+def command_line(main: Callable[[Config], Path]) -> None:
     """Runs `main` with settings from the command line; an error that the user can mend is printed without a traceback."""
-    config = tyro.cli(Config, default=defaults or Config(), description=sys.modules["__main__"].__doc__)
+    config = tyro.cli(Config, description=sys.modules["__main__"].__doc__)
     try:
         main(config)
-    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         console.print("error:", style="bold red", end=" ")
         console.print(error.args[0] if isinstance(error, KeyError) else str(error), markup=False, highlight=False)
         sys.exit(2)
@@ -154,7 +154,7 @@ def _features(
     num_classes = net.logits_shape(data.images[:1]).shape[1]
     contrast = ipjax.contrast_weights(num_classes, config.seed)
     batches: dict[str, list[dict[str, np.ndarray]]] = {"activation": [], "predicted": [], "contrast": []}
-    gaps: dict[str, list[dict[str, np.ndarray]]] = {"predicted": [], "contrast": []}
+    gaps: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {"predicted": [], "contrast": []}
     predicted = []
 
     @jax.jit
@@ -175,17 +175,25 @@ def _features(
                 )
                 sums = {layer: value[:, -1:] for layer, value in both.items()}
                 batches[name].append(jax.device_get({layer: value[:, :-1] for layer, value in both.items()}))
-                gaps[name].append(jax.device_get(ipjax.completeness_gap(net, x, sums, target=target)))
+                gap = ipjax.completeness_gap(net, x, sums, target=target)
+                gaps[name].append({layer: (np.asarray(gap[layer]), np.asarray(sums[layer])[:, 0]) for layer in names})
             advance(len(x))
     features = {
         representation: {layer: np.concatenate([batch[layer] for batch in parts]) for layer in names}
         for representation, parts in batches.items()
     }
-    mean_gaps = {
-        target: {layer: float(np.mean(np.abs(np.concatenate([part[layer] for part in parts])))) for layer in names}
+    relative_gaps = {
+        target: {
+            layer: _relative_gap(*map(np.concatenate, zip(*(part[layer] for part in parts), strict=True))) for layer in names
+        }
         for target, parts in gaps.items()
     }
-    return features, mean_gaps, float(np.mean(np.concatenate(predicted) == data.labels))
+    return features, relative_gaps, float(np.mean(np.concatenate(predicted) == data.labels))
+
+
+def _relative_gap(gap: np.ndarray, total: np.ndarray) -> float:
+    """Mean absolute gap over the mean absolute change of the target, which is the conductances' sum less the gap."""
+    return float(np.mean(np.abs(gap)) / np.mean(np.abs(total - gap)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +248,7 @@ def _without_constant(representation: str, features: dict[str, np.ndarray]) -> d
 
 
 def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, float]]) -> ipjax.InformationPlane:
-    """The records with the ITE by both definitions, and the mean absolute completeness gap of a conductance."""
+    """The records with the ITE by both definitions, and the relative completeness gap of a conductance."""
     efficiencies: dict[tuple[str, str], dict[str, Efficiency]] = {}
     for representation in dict.fromkeys(record["representation"] for record in plane.records):
         of_kde = ipjax.InformationPlane(

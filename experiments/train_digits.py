@@ -2,7 +2,7 @@
 
     python -m experiments.train_digits --out resnet50-digits.safetensors
 
-It sees one half of the digits only; the accuracy it prints is on the other half. Every epoch places every digit anew.
+It sees one half of the digits only; the accuracy it prints is on the other half. Every epoch places its digits anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Config:
     width: int = 16
     """channels of the stem (64 in the paper)"""
     epochs: int = 300
-    """passes over the training half; each places every digit anew"""
+    """passes over the training half; each places its digits anew"""
     batch_size: int = 128
     learning_rate: float = 2e-3
     """peak of the one-cycle cosine schedule"""
@@ -97,7 +97,7 @@ def evaluate(model: ResNet, num_images: int = 8990) -> float:
 
 
 def _batches(config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole batches of one epoch: each places every digit of the training half anew."""
+    """Whole batches of one epoch: 896 of the half's 898 digits, placed anew."""
     data = digits_in_clutter("train", 896, seed=1000 * config.seed + epoch)
     for start in range(0, len(data.labels) - config.batch_size + 1, config.batch_size):
         batch = slice(start, start + config.batch_size)

@@ -63,7 +63,7 @@ def layer_conductance(
         the label into every layer.
     - `baseline`: a number or an array that broadcasts to `x`.
     - `quadrature`: a rule of `ipjax.quadrature`.
-    - `readout`: a linear map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
+    - `readout`: a linear, hashable map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
     - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
 
     **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order (what a `jax.jit`
@@ -90,7 +90,9 @@ def completeness_gap(
 
     Zero, up to quadrature error, at layers that cut every path from input to logits; inside a residual branch the
     sum is only the branch's share. `conductance` may have gone through `readout.channel_sum` or `flatten`, which keep
-    the sum, but through no other readout.
+    the sum, but through no other readout; `target` and `baseline` are those it was computed with.
+
+    **Raises:** `ValueError` as `layer_conductance` does, and where `conductance` is of another number of images.
     """
     x = _checked_input(net, x)
     choice, weights = _checked_target(net, x, target)
@@ -142,7 +144,7 @@ def sensitivity(
 ) -> ByLayer:
     """Directional derivative of each layer at x along x - x', by one Jacobian-vector product.
 
-    Arguments, returned shapes and errors as in `layer_conductance`.
+    Arguments, returned shapes and errors as those of `layer_conductance`. It needs no target and no path.
     """
     x = _checked_input(net, x)
     names = net.layers(x, layers)

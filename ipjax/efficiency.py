@@ -34,13 +34,15 @@ def information_transformation_efficiency(
 
     **Definitions** (dimensionless):
 
-    - `"ratio"`: I(C_l; Y) / I(X; C_l), in [0, 1] for the KDE estimate.
+    - `"ratio"`: I(C_l; Y) / I(X; C_l), in [0, 1] for the KDE estimate. The numerator includes what shuffled labels would give:
+        compare it with `label_null` / `input_information`.
     - `"increment"`: [I(C_l; Y) - I(C_{l-1}; Y)] / [I(X; C_{l-1}) - I(X; C_l)], the label information gained per input
         information dropped, l-1 being the record before; negative where both axes move the same way.
 
-    Withheld, with the reason, where the input axis is saturated, where the label information is not above its null, and for
-    `"increment"` where there is no layer before or the input information does not change by more than its interval. A
-    label axis at its ceiling, the labels' entropy, does not withhold: that a layer holds all of the label is a finding.
+    Withheld, with the reason, where the input axis is saturated, where the label information is not above the largest of
+    its null (if measured), and for `"increment"` where there is no layer before or the input information does not change by
+    more than its interval. A label axis at its ceiling, the labels' entropy, does not withhold: that a layer holds all of the
+    label is a finding.
 
     **Raises:** `ValueError` where a layer has several records (use `plane.select`) or the axes come from different estimators.
     """
@@ -52,7 +54,7 @@ def information_transformation_efficiency(
             "plane: expected one record a layer; choose with plane.select(representation=..., label_estimator=...)"
         )
     for record in plane.records:
-        if record.get("input_estimator") != record.get("label_estimator"):
+        if record.get("input_estimator") is None or record.get("input_estimator") != record.get("label_estimator"):
             raise ValueError(
                 f"plane: expected both axes from one estimator, got {record.get('input_estimator')} "
                 f"and {record.get('label_estimator')}"

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, varying
 from ipjax.estimators.kde import KDE
@@ -38,7 +39,8 @@ class InformationPlane:
         `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary,
         dropped), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`,
         `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest), `_interval_lower`,
-        `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None` where not measured.
+        `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None`
+        or absent where not measured.
     """
 
     records: tuple[Record, ...]
@@ -69,6 +71,9 @@ class InformationPlane:
             raise ValueError(f"{path} is not an information plane's file, or is damaged ({error}); measure it again") from error
         if "layer" not in columns:
             raise ValueError(f"{path} is not an information plane's file: it has no column named layer")
+        for key in columns:
+            if key.endswith("_saturated"):  # a gap in the column made numbers of it
+                columns[key] = [None if value is None else bool(value) for value in columns[key]]
         rows = zip(*columns.values(), strict=True)
         return InformationPlane(tuple(dict(zip(columns, row, strict=True)) for row in rows))
 
@@ -226,11 +231,13 @@ def _variable(name: str, estimator: Estimator, x: Array, y: Labels, key: Array, 
 
 
 def spread(halves: ArrayLike) -> float:
-    """Half the width of a 95 % interval, from estimates on random halves of the sample.
+    """Half the width of a 95 % interval (Student's t), from estimates on random halves of the sample.
 
-    Over subsets of m of n samples an estimate varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same.
+    Over subsets of m of n samples a mean varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same. It covers the
+    sampling spread alone, not an estimator's bias.
     """
-    return float(1.96 * np.std(np.asarray(halves), ddof=1))
+    halves = np.asarray(halves)
+    return float(stats.t.ppf(0.975, len(halves) - 1) * np.std(halves, ddof=1))
 
 
 def _columns(name: str, estimate: Estimate) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,9 +21,8 @@ TITLES = {
     "activation": "activation",
     "contrast": "conductance to a fixed contrast",
     "predicted": "conductance to the predicted class",
-    "sensitivity": "sensitivity",
 }
-COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00", "sensitivity": "#009E73"}
+COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00"}
 VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
 STYLE = {
@@ -112,6 +112,8 @@ def efficiency(plane: InformationPlane) -> Figure:
         at = np.array([names.index(r["layer"]) for r in records])
         value, low, high = (_numbers(records, key) for key in ("ite", "ite_lower", "ite_upper"))
         ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+        null = _numbers(records, "label_null") / _numbers(records, "input_information")
+        ax.plot(at, null, ":", color=colour, lw=1)
         ax.plot(at, value, "o-", color=colour, ms=4, lw=1.4, label=TITLES.get(representation, representation))
         withheld = np.isnan(value)
         if withheld.any():
@@ -119,7 +121,7 @@ def efficiency(plane: InformationPlane) -> Figure:
     ax.set_ylim(0, None)
     ax.set_ylabel("ITE = I(C; Y) / I(X; C)")
     ax.legend(loc="upper left")
-    ax.set_title("Information Transformation Efficiency")
+    ax.set_title("Information Transformation Efficiency (dotted: with shuffled labels; band: 95 %; crosses: withheld)")
     if leak:
         by_layer = {name: {r["layer"]: r for r in panels[name]} for name in ("predicted", "contrast")}
         shared = [name for name in names if all(name in records for records in by_layer.values())]
@@ -149,7 +151,7 @@ def kept_and_dropped(plane: InformationPlane) -> Figure:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (representation, records) in zip(axes, panels.items(), strict=True):
         at = [names.index(r["layer"]) for r in records]
-        for variable, colour in zip(variables, VARIABLE_COLOURS, strict=False):
+        for variable, colour in zip(variables, itertools.cycle(VARIABLE_COLOURS), strict=False):
             value, low, high = (
                 _bits(records, f"{variable}_{end}") for end in ("information", "interval_lower", "interval_upper")
             )
@@ -161,12 +163,12 @@ def kept_and_dropped(plane: InformationPlane) -> Figure:
         ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes[0].set_ylabel("information above its null  [bits]")
     axes[0].legend(title="about the")
-    figure.suptitle("What the layers keep and what they drop", fontsize=11)
+    figure.suptitle("Label and nuisance information above the null of shuffled values", fontsize=11)
     return figure
 
 
 def noise_profile(profile: InformationPlane, plane: InformationPlane) -> Figure:
-    """Both axes over the noise level, a line a layer coloured by depth; the plane's own noise is marked."""
+    """Both axes over the noise level, a line a layer coloured by depth."""
     panels = _by_representation(profile)
     figure = Figure(figsize=(3.6 * len(panels) + 0.8, 5.6), layout="constrained")
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False)

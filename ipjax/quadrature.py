@@ -36,7 +36,7 @@ class Quadrature:
 def trapezoid(num_steps: int) -> Quadrature:
     """Uniform nodes with both ends, mean gradient of a step times its increment: `num_steps + 1` nodes.
 
-    The default: it needs about 2.5 times fewer nodes than Captum's rule for the same error on residual networks.
+    The default: second order in the step, where Captum's left rule is of first order.
     """
     nodes, widths = _uniform(num_steps)
     weights = (np.append(widths, 0) + np.append(0, widths)) / 2

@@ -32,6 +32,7 @@ Layers = Sequence[str] | Literal["all"] | None
 class Network:
     """Parameters and a function from an image batch to logits that reports its layers.
 
+    Each image's logits must depend on that image alone (no batch statistics): gradients are taken of sums over the batch.
     A pytree: the parameters are leaves; `apply` and `default_layers` are static, so two networks of one architecture
     share compiled code.
 

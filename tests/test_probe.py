@@ -55,7 +55,7 @@ def test_folds_are_random_but_for_their_sizes():
     assert (one != other).any()
 
 
-@pytest.mark.parametrize(("n", "d", "num_classes"), [(200, 2, 2), (200, 100, 10), (60, 150, 3), (200, 10, 50)])
+@pytest.mark.parametrize(("n", "d", "num_classes"), [(200, 2, 2), (60, 150, 3), (200, 10, 50)])
 def test_a_useless_probe_gives_about_0(n, d, num_classes):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(n, d)), jnp.float32)

@@ -25,8 +25,9 @@ class Probe:
     """H(Y) - cross-entropy of a calibrated linear probe, cross-fitted: each sample is judged by a probe that did not see it.
 
     Of `num_folds` label-balanced folds one is held out in turn, the next one chooses ridge and temperature, the others fit
-    in closed form. The score is shifted by the classes' log frequencies and mixed with them in a share of 1 / (calibration
-    samples + 1), so that a useless probe gives about 0 and not less, and a few confident mistakes do not decide.
+    in closed form, on standardised features. The score is shifted by the classes' log frequencies, and the probabilities are
+    mixed with these in a share of 1 / (calibration samples + 1), so that a useless probe gives about 0 and a few confident
+    mistakes do not decide.
 
     **Settings:**
 

@@ -1,7 +1,7 @@
 """Two-dimensional convolutions whose forward and input-gradient passes are both fast, also inside loops and on CPU.
 
 XLA's CPU backend brings a convolution into the form its fast kernels take only outside of loops. JAX's own gradient of a
-convolution is not in that form, so inside a `lax.scan` (where conductance runs it) it takes four times as long. Here the
+convolution is not in that form, so inside a `lax.scan` (where conductance runs it) it is several times slower. Here the
 derivative is stated such that its transpose, the input gradient, comes out in that form.
 """
 
@@ -32,7 +32,7 @@ def convolution(
 ) -> Float[Array, "batch h w features"]:
     """Undilated convolution in one group with explicit padding; fits `nnx.Conv(conv_general_dilated=...)`.
 
-    A 1x1 kernel is a matrix product over channels: on CPU three times as fast as XLA's convolution.
+    A 1x1 kernel is a matrix product over channels: on CPU much faster than XLA's convolution.
     """
     if kwargs.get("feature_group_count", 1) != 1 or any(
         {*(kwargs.get(f"{side}_dilation") or (1,))} != {1} for side in ("lhs", "rhs")
