@@ -76,6 +76,9 @@ def command_line(main: Callable[[Config], Path]) -> None:
     config = tyro.cli(Config, description=sys.modules["__main__"].__doc__)
     try:
         main(config)
+    except KeyboardInterrupt:
+        console.print("stopped; nothing of this run is complete")
+        sys.exit(130)
     except (ValueError, KeyError, OSError) as error:
         console.print("error:", style="bold red", end=" ")
         console.print(error.args[0] if isinstance(error, KeyError) else str(error), markup=False, highlight=False)
@@ -91,9 +94,11 @@ def run(experiment: str, config: Config) -> Path:
     net = ports.load(config.network, config.weights)
     data = digits.digits_in_clutter("test", config.num_images, seed=config.seed, clutter=config.clutter)
     names = net.layers(data.images[:1], "all" if config.layers == ("all",) else config.layers)
+    if (num_classes := net.logits_shape(data.images[:1]).shape[1]) != digits.NUM_CLASSES:
+        _warn(f"the network tells {num_classes} classes apart, the data has {digits.NUM_CLASSES}: the accuracy means nothing")
     out = _prepare(config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}", config)
-    for label, count in few_per_class(data.labels).items():
-        _warn(f"class {label} has {count} images; fewer than 20 are too few for class-conditional estimates")
+    if few := few_per_class(data.labels):
+        _warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {few}")
 
     with jax.default_matmul_precision(PRECISION):
         representations, gaps, accuracy = _features(net, data, names, config)
@@ -121,7 +126,9 @@ def _check(config: Config) -> None:
         raise ValueError(
             f"num_images: expected at least 50, five a class, for class-conditional estimates; got {config.num_images}"
         )
-    if not config.noise > 0:
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed: expected an integer from 0 to 2³² - 1, got {config.seed}")
+    if not 0 < config.noise < np.inf:
         raise ValueError(f"noise: expected a number above 0, got {config.noise}")
 
 
@@ -130,9 +137,10 @@ def _prepare(out: Path, config: Config) -> Path:
     settings = {key: value for key, value in _plain(asdict(config)).items() if key != "out"}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            before = json.loads((out / "config.json").read_text())
-        except (OSError, ValueError):
-            raise ValueError(f"out: {out} exists and holds no run of this program; choose another folder") from None
+            before = dict(json.loads((out / "config.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            message = f"out: {out} exists and holds no run of this program, or one whose config.json is damaged"
+            raise ValueError(message + "; choose another folder") from None
         differing = [k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)]
         if differing:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in sorted(differing))
@@ -345,7 +353,9 @@ def _warn(message: str) -> None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(_plain(values), indent=2) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(_plain(values), indent=2) + "\n")
+    part.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -69,8 +69,8 @@ def layer_conductance(
     **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order (what a `jax.jit`
     of your own returns has its keys sorted, as any dict).
 
-    **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, or a target that does not fit the
-    logits; `KeyError` for unknown layers.
+    **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, for a target that does not fit the
+    logits and for a result that is not finite; `KeyError` for unknown layers.
     """
     x = _checked_input(net, x)
     names = net.layers(x, layers)
@@ -80,7 +80,7 @@ def layer_conductance(
         raise ValueError(f"nodes_at_once: expected an integer of at least 1, got {nodes_at_once}")
     chunk = _chunk(len(quadrature.nodes), nodes_at_once or _nodes_at_once(x))
     values = _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
-    return {name: values[name] for name in names}  # jit sorts
+    return _checked_output({name: values[name] for name in names})  # jit sorts
 
 
 def completeness_gap(
@@ -149,7 +149,7 @@ def sensitivity(
     x = _checked_input(net, x)
     names = net.layers(x, layers)
     values = _sensitivity(net, x, _checked_baseline(x, baseline), names, readout)
-    return {name: values[name] for name in names}  # jit sorts
+    return _checked_output({name: values[name] for name in names})  # jit sorts
 
 
 def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"]:
@@ -340,6 +340,16 @@ def _checked_input(net: Network, x: ArrayLike) -> Array:
             f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}"
         )
     return x
+
+
+def _checked_output(values: ByLayer) -> ByLayer:
+    bad = [n for n, value in values.items() if not isinstance(value, Tracer) and not bool(jnp.isfinite(value).all())]
+    if bad:
+        raise ValueError(
+            f"the result is not finite at {', '.join(bad[:5])}; expected a network and a target with finite values and "
+            "gradients between baseline and x: check the parameters, the scale of x and its precision"
+        )
+    return values
 
 
 def _checked_baseline(x: Array, baseline: ArrayLike) -> Array:

@@ -16,7 +16,7 @@ from ipjax.information_plane import InformationPlane, Record, spread
 
 @dataclass(frozen=True)
 class Efficiency:
-    """An ITE with its 95 % interval from subsamples (`None` where the plane has none), or why it is withheld.
+    """An ITE with its 95 % interval from subsamples (`None` where they give none), or why it is withheld.
 
     Exactly one of `value` and `withheld` is `None`.
     """
@@ -74,7 +74,8 @@ def _ratio(record: Record) -> Efficiency:
     value = record["label_information"] / record["input_information"]
     if not record.get("label_subsamples"):
         return Efficiency(value)
-    halves = np.array(record["label_subsamples"]) / np.array(record["input_subsamples"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        halves = np.array(record["label_subsamples"]) / np.array(record["input_subsamples"])
     return _with_interval(value, halves)
 
 
@@ -96,6 +97,8 @@ def _increment(before: Record | None, record: Record) -> Efficiency:
 
 
 def _with_interval(value: float, halves: np.ndarray) -> Efficiency:
+    if not np.isfinite(halves).all():  # a half without any information
+        return Efficiency(value)
     margin = spread(halves)
     return Efficiency(value, value - margin, value + margin)
 

@@ -8,11 +8,13 @@ from subsamples.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ class InformationPlane:
     def save(self, path: str | Path) -> None:
         """Writes the records as arrays, a column each, to a `.npz` file."""
         columns = {key: [record.get(key) for record in self.records] for key in _keys(self.records)}
-        with Path(path).open("wb") as file:
+        with _replacing(path) as file:
             np.savez_compressed(file, allow_pickle=False, **{key: _as_array(values) for key, values in columns.items()})
 
     @staticmethod
@@ -69,21 +71,24 @@ class InformationPlane:
             raise FileNotFoundError(f"information plane: expected a file at {path}, found nothing") from None
         except Exception as error:  # numpy raises many kinds for damaged files
             raise ValueError(f"{path} is not an information plane's file, or is damaged ({error}); measure it again") from error
-        if "layer" not in columns:
-            raise ValueError(f"{path} is not an information plane's file: it has no column named layer")
+        lengths = {len(column) if isinstance(column, list) else None for column in columns.values()}
+        if "layer" not in columns or len(lengths) != 1 or None in lengths:
+            raise ValueError(f"{path} is not an information plane's file: expected columns of one length, layer among them")
         for key in columns:
             if key.endswith("_saturated"):  # a gap in the column made numbers of it
-                columns[key] = [None if value is None else bool(value) for value in columns[key]]
+                columns[key] = [None if value is None else bool(value) for value in columns[key] or ()]
         rows = zip(*columns.values(), strict=True)
         return InformationPlane(tuple(dict(zip(columns, row, strict=True)) for row in rows))
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the records as rows, nats with 6 digits; empty where not measured. Subsamples are left out."""
         keys = [key for key in _keys(self.records) if not key.endswith("_subsamples")]
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(keys)
-            writer.writerows([_as_text(record.get(key)) for key in keys] for record in self.records)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(keys)
+        writer.writerows([_as_text(record.get(key)) for key in keys] for record in self.records)
+        with _replacing(path) as file:
+            file.write(text.getvalue().encode())
 
 
 def measure_plane(
@@ -129,6 +134,8 @@ def measure_plane(
         for y in variables.values():
             checked(values, y, what=f"features of layer {layer!r}")
     n = len(variables["label"])
+    if n < 4 and num_subsamples:
+        raise ValueError(f"samples: expected at least 4 to draw halves from, got {n}; pass num_subsamples=0 for fewer")
     key = jax.random.key(seed)
     records = []
     for depth, layer in enumerate(track(tuple(features))):
@@ -146,10 +153,10 @@ def measure_plane(
             "num_constant": int((~varying(values)).sum()),
         }
         if input_information is not None:
-            record |= _variable("input", input_information, x, Labels.unique(n), key, 0, num_subsamples)
+            record |= _variable("input", layer, input_information, x, Labels.unique(n), key, 0, num_subsamples)
         if label_information is not None:
             for name, y in variables.items():
-                record |= _variable(name, label_information, x, y, key, num_null, num_subsamples)
+                record |= _variable(name, layer, label_information, x, y, key, num_null, num_subsamples)
         records.append(record)
     return InformationPlane(tuple(records))
 
@@ -167,8 +174,10 @@ def noise_profile(
     Arguments as in `measure_plane`. Records carry `representation`, `layer`, `depth`, `noise` and the `KDE` estimates;
     no null or interval.
     """
-    if len(noises) == 0 or not all(noise > 0 for noise in noises):
+    if len(noises) == 0 or not all(0 < noise < np.inf for noise in noises):
         raise ValueError(f"noises: expected at least one number above 0, got {list(noises)}")
+    if not features:
+        raise ValueError("features: expected at least one layer, got none")
     y = checked_labels(labels, "labels")
     records = []
     for depth, layer in enumerate(track(tuple(features))):
@@ -180,7 +189,7 @@ def noise_profile(
         for i, noise in enumerate(noises):
             record: Record = {"representation": representation, "layer": layer, "depth": depth, "noise": float(noise)}
             for variable, estimates in (("input", for_input), ("label", for_label)):
-                record |= _columns(variable, jax.tree.map(lambda value, i=i: value[i], estimates))
+                record |= _columns(variable, layer, jax.tree.map(lambda value, i=i: value[i], estimates))
             records.append(record)
     return InformationPlane(tuple(records))
 
@@ -217,9 +226,11 @@ def _measure(
     return value, nulls, halves
 
 
-def _variable(name: str, estimator: Estimator, x: Array, y: Labels, key: Array, num_null: int, num_subsamples: int) -> Record:
+def _variable(
+    name: str, layer: str, estimator: Estimator, x: Array, y: Labels, key: Array, num_null: int, num_subsamples: int
+) -> Record:
     estimate, nulls, halves = jax.device_get(_measure(estimator, x, y, key, num_null, num_subsamples))
-    record = _columns(name, estimate)
+    record = _columns(name, layer, estimate)
     record[f"{name}_null"] = float(np.mean(nulls)) if num_null else None
     record[f"{name}_null_upper"] = float(np.max(nulls)) if num_null else None
     margin = spread(halves) if num_subsamples else None
@@ -240,7 +251,7 @@ def spread(halves: ArrayLike) -> float:
     return float(stats.t.ppf(0.975, len(halves) - 1) * np.std(halves, ddof=1))
 
 
-def _columns(name: str, estimate: Estimate) -> Record:
+def _columns(name: str, layer: str, estimate: Estimate) -> Record:
     record: Record = {
         f"{name}_information": float(estimate.value),
         f"{name}_lower": float(estimate.lower),
@@ -251,10 +262,23 @@ def _columns(name: str, estimate: Estimate) -> Record:
     bad = [key for key, value in record.items() if not np.isfinite(value)]
     if bad:
         raise ValueError(
-            f"the estimator gave a value that is not finite for {', '.join(bad)}; "
+            f"the estimator gave a value that is not finite for {', '.join(bad)} of layer {layer!r}; "
             "features may be too large for their precision: rescale them, or leave this layer out"
         )
     return record
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` only once it is written whole."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _name(estimator: Any) -> str | None:
@@ -279,14 +303,14 @@ def _as_array(values: list[Any]) -> np.ndarray:
     return np.asarray([np.nan if value is None else float(value) for value in values])
 
 
-def _as_list(array: np.ndarray) -> list[Any]:
+def _as_list(array: np.ndarray) -> list[Any] | None:
     def value(item: Any) -> Any:
         if isinstance(item, list):
             kept = tuple(part for part in item if part == part)
             return kept or None
         return None if item == "" or item != item else item
 
-    return [value(item) for item in array.tolist()]
+    return [value(item) for item in array.tolist()] if array.ndim else None
 
 
 def _as_text(value: Any) -> Any:

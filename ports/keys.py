@@ -72,6 +72,8 @@ def load(
             problems.append(f"shape: {key} is {list(array.shape)}, expected {list(expected)}")
         elif not np.isfinite(array).all():
             problems.append(f"not finite: {key} contains NaN or infinity")
+        elif path.endswith(".var") and (array < 0).any():
+            problems.append(f"negative: {key} is a variance with values below 0")
         else:
             arrays[path] = row.transform.load(array)
     problems += [f"not used: {key}" for key in sorted(unused)]

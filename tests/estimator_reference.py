@@ -76,7 +76,7 @@ def probe(x, y, folds, ridges, inverse_temperatures):
         z = (x - mean) / deviation
         means = np.array([z[fit & (y == c)].mean(axis=0) for c in classes])
         covariance = np.mean([np.outer(row - means[c], row - means[c]) for row, c in zip(z[fit], y[fit], strict=True)], 0)
-        prior = np.log((np.bincount(y[fit], minlength=len(classes)) + 0.5) / (fit.sum() + 0.5 * len(classes)))
+        prior = np.log(np.bincount(y, minlength=len(classes)) / len(y))
         best, chosen = -np.inf, None
         for ridge in ridges:
             shrunk = covariance + (ridge * np.trace(covariance) / x.shape[1] + 1e-6) * np.eye(x.shape[1])

@@ -9,6 +9,7 @@ from ipjax.efficiency import Efficiency
 from ipjax.information_plane import InformationPlane
 
 HALVES = np.array([-0.02, 0.0, 0.02])  # standard deviation .02
+STUDENT = 4.302653  # 97.5 % point of Student's t with 2 degrees of freedom
 
 
 def record(layer, label, about_input, **changes):
@@ -50,7 +51,7 @@ def test_increment_of_records_made_by_hand():
 
 def test_interval_of_the_ratio_comes_from_pairs_of_halves():
     result = ite(with_halves("a", 1.0, 4.0))["a"]
-    margin = 1.96 * 0.02 / 4
+    margin = STUDENT * 0.02 / 4
     chex.assert_trees_all_close((result.lower, result.value, result.upper), (0.25 - margin, 0.25, 0.25 + margin))
 
 
@@ -62,7 +63,7 @@ def test_halves_that_move_together_leave_the_ratio_certain():
 def test_interval_of_the_increment():
     after = record("b", 1.5, 2.0, label_subsamples=tuple(1.5 - HALVES), input_subsamples=(2.0,) * 3)
     result = ite(with_halves("a", 1.0, 4.0), after, definition="increment")["b"]
-    margin = 1.96 * 2 * 0.02 / 2  # the label gain moves by twice the halves, over 2 nats dropped
+    margin = STUDENT * 2 * 0.02 / 2  # the label gain moves by twice the halves, over 2 nats dropped
     chex.assert_trees_all_close((result.lower, result.value, result.upper), (0.25 - margin, 0.25, 0.25 + margin))
 
 
@@ -92,7 +93,7 @@ def test_increment_withheld_where_the_input_information_does_not_change():
     same = ite(record("a", 1.0, 3.0), record("b", 1.5, 3.0), definition="increment")
     assert same["b"] == Efficiency(None, withheld="input information does not change")
     after = record("b", 1.5, 2.97, label_subsamples=(1.5,) * 3, input_subsamples=tuple(2.97 + HALVES))
-    within = ite(with_halves("a", 1.0, 3.0), after, definition="increment")  # .03 dropped, interval ± .039
+    within = ite(with_halves("a", 1.0, 3.0), after, definition="increment")  # .03 dropped, interval ± .086
     assert within["b"] == Efficiency(None, withheld="input information does not change beyond its interval")
 
 

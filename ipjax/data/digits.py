@@ -45,6 +45,8 @@ def digits_in_clutter(half: Half, num_images: int, *, seed: int = 0, clutter: fl
         raise ValueError(f'half: expected "train" or "test", got {half!r}')
     if num_images < 1:
         raise ValueError(f"num_images: expected at least 1, got {num_images}")
+    if seed < 0:
+        raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
     if not 0 <= clutter <= 1:
         raise ValueError(f"clutter: expected a number from 0 to 1, got {clutter}")
     digits, labels = _half(half)

@@ -109,7 +109,7 @@ def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Ar
     x = _checked_features(x, what)
     if isinstance(y, Labels):
         pass
-    elif jnp.issubdtype(jnp.result_type(y), jnp.floating) and np.ndim(y) == 2:
+    elif np.ndim(y) == 2 and not isinstance(y, Tracer) and jnp.issubdtype(np.asarray(y).dtype, jnp.floating):
         y = _checked_features(y, "y")
     else:
         y = checked_labels(y)
@@ -131,8 +131,9 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
         array = array[:, None]
     if array.ndim != 2:
         raise ValueError(f"{what}: expected [samples, features], got shape {list(array.shape)}; apply a readout first")
-    if not np.issubdtype(array.dtype, np.floating):
+    if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{what}: expected floating features, got {array.dtype}")
+    array = array.astype(np.float64)
     if len(array) < 2:
         raise ValueError(f"{what}: expected at least 2 samples, got {len(array)}")
     finite = np.isfinite(array).all(axis=1)
@@ -147,7 +148,8 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
             f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
             "measure information on; leave this layer out"
         )
-    return jnp.asarray(array[:, keep])
+    array = array[:, keep] - np.mean(array[:, keep])  # one offset and scale for all, which no estimator depends on,
+    return jnp.asarray(array / np.max(np.abs(array)), jnp.result_type(float))  # so that single precision suffices
 
 
 def checked_labels(y: ArrayLike, what: str = "y") -> Labels:

@@ -31,7 +31,8 @@ class Binned:
     - `miller_madow`: adds (occupied cells - 1) / 2n to each entropy.
 
     `lower` and `upper` are the smaller and larger of the plug-in and the Miller-Madow value. Ceiling: the labels' entropy
-    (ln n where every sample is its own label, or y is floating), which the Miller-Madow value may exceed. Holds where n is many times the number of occupied codes;
+    (ln n where every sample is its own label, or y is floating), which the Miller-Madow value may exceed. Holds where n is
+    many times the number of occupied codes;
     with more than a few features all codes are unique and the value is the ceiling. Cost: n d + n log n.
     """
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -39,6 +40,10 @@ class KDE:
     """
 
     noise: float | Float[Array, ""] = 0.05
+
+    def __post_init__(self):
+        if isinstance(self.noise, int | float | np.number) and not 0 < self.noise < math.inf:
+            raise ValueError(f"noise: expected a finite number above 0, got {self.noise}")
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         del key
@@ -87,18 +92,19 @@ def _with_features(x: Float[Array, "n dx"], y: Float[Array, "n dy"], noise: floa
 def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array, ""]:
     """s² = noise x the median squared distance of the pairs in (an even subset of) the sample.
 
-    Where most pairs coincide and the median is 0, the mean squared distance of all pairs stands in for it; where all
-    points coincide any scale gives 0 information, and s² is 1.
+    Where most pairs coincide and the median is 0 to rounding, the mean squared distance of all pairs stands in for it;
+    where all points coincide any scale gives 0 information, and s² is 1.
     """
     sample = x[:: math.ceil(len(x) / _MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
     middle = _median(squared[jnp.triu_indices(len(sample), 1)])
-    scale = noise * jnp.where(middle > 0, middle, 2 * jnp.sum(jnp.var(x, axis=0)))
+    mean = 2 * jnp.sum(jnp.var(x, axis=0))
+    scale = noise * jnp.where(middle > 1e-5 * mean, middle, mean)
     return jnp.where(scale > 0, scale, 1)
 
 
 def _median(values: Float[Array, " m"]) -> Float[Array, ""]:
-    """The median of numbers from 0 on, to rounding, by halving: on CPU far faster than XLA's sort."""
+    """The (lower) median of numbers from 0 on, to rounding, by halving: on CPU far faster than XLA's sort."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2

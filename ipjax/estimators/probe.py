@@ -45,6 +45,9 @@ class Probe:
     def __post_init__(self):
         if isinstance(self.num_folds, int) and self.num_folds < 3:
             raise ValueError(f"num_folds: expected at least 3 (fit, calibrate, judge), got {self.num_folds}")
+        numbers = [ridge for ridge in self.ridges if isinstance(ridge, int | float)]
+        if len(self.ridges) == 0 or not all(0 <= ridge < float("inf") for ridge in numbers):
+            raise ValueError(f"ridges: expected at least one finite number from 0 on, got {self.ridges}")
 
     def __call__(self, x: Float[Array, "n d"], y: Labels | Array, key: Array) -> Estimate:
         if not isinstance(y, Labels):
@@ -70,14 +73,15 @@ class Probe:
 def balanced_folds(y: Labels, num_folds: int, key: Array) -> Int[Array, " n"]:
     """A random fold for every sample, each class spread evenly."""
     order = jnp.lexsort((jax.random.uniform(key, (len(y),)), y.values))
-    return jnp.zeros(len(y), jnp.int32).at[order].set(jnp.arange(len(y)) % num_folds)
+    return jnp.zeros(len(y), jnp.int32).at[order].set((jnp.arange(len(y)) % num_folds).astype(jnp.int32))
 
 
 def _log_likelihood(
     x: Float[Array, "n d"], y: Labels, fit: Bool[Array, " n"], calibrate: Bool[Array, " n"], ridges: Float[Array, " r"]
 ) -> Float[Array, " n"]:
     """ln q(y | x) of every sample by the probe fitted and calibrated on the marked ones."""
-    scores, log_prior = _scores(x, y, fit, ridges)
+    scores = _scores(x, y, fit, ridges)
+    log_prior = jnp.log(y.counts() / len(y))
     doubt = 1 / (jnp.sum(calibrate) + 1)  # so few samples cannot vouch for more certainty than this (rule of succession)
 
     def log_q(scores: Array, inverse_temperature: Array) -> Float[Array, " n"]:
@@ -94,8 +98,8 @@ def _log_likelihood(
 
 def _scores(
     x: Float[Array, "n d"], y: Labels, fit: Bool[Array, " n"], ridges: Float[Array, " r"]
-) -> tuple[Float[Array, "r n classes"], Float[Array, " classes"]]:
-    """Discriminant scores for each ridge, and log class frequencies, from the marked samples."""
+) -> Float[Array, "r n classes"]:
+    """Discriminant scores for each ridge, fitted on the marked samples."""
     weight = fit.astype(x.dtype) / jnp.sum(fit)
     mean = weight @ x
     deviation = jnp.sqrt(weight @ (x - mean) ** 2)
@@ -112,5 +116,4 @@ def _scores(
         directions = jax.scipy.linalg.solve(shrunk, means.T, assume_a="pos")
         return x @ directions - jnp.sum(means.T * directions, axis=0) / 2
 
-    smoothed = (frequency * jnp.sum(fit) + 0.5) / (jnp.sum(fit) + 0.5 * y.num_classes)
-    return jax.vmap(score)(ridges), jnp.log(smoothed)
+    return jax.vmap(score)(ridges)
