@@ -27,6 +27,8 @@ import ports
 from ipjax.data.digits import NUM_CLASSES, digits_in_clutter
 from ipjax.models.resnet import STAGES, ResNet, resnet
 
+EPOCH_IMAGES = 896  # of the half's 898 digits: seven whole batches
+
 
 @dataclass(frozen=True)
 class Config:
@@ -52,7 +54,7 @@ def main(config: Config) -> float:
     for stage in STAGES:  # blocks start near the identity (after Goyal et al. 2017), or 50 layers train slowly
         for block in getattr(model, stage):
             block.bn3.scale[...] = jnp.full_like(block.bn3.scale, 0.25)
-    steps = len(list(_batches(config, 0))) * config.epochs
+    steps = EPOCH_IMAGES // config.batch_size * config.epochs
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
     optimizer = optax.adamw(
         schedule, weight_decay=config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
@@ -97,8 +99,8 @@ def evaluate(model: ResNet, num_images: int = 8990) -> float:
 
 
 def _batches(config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole batches of one epoch: 896 of the half's 898 digits, placed anew."""
-    data = digits_in_clutter("train", 896, seed=1000 * config.seed + epoch)
+    """Whole batches of one epoch, its digits placed anew."""
+    data = digits_in_clutter("train", EPOCH_IMAGES, seed=1000 * config.seed + epoch)
     for start in range(0, len(data.labels) - config.batch_size + 1, config.batch_size):
         batch = slice(start, start + config.batch_size)
         yield data.images[batch], data.labels[batch]

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, varying
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels
 from ipjax.estimators.kde import KDE
 
 Record = dict[str, Any]
@@ -131,8 +131,10 @@ def measure_plane(
             raise ValueError(f"nuisances: the name {name!r} is taken; choose another")
         variables[name] = checked_labels(values, f"nuisance {name!r}")
     for layer, values in features.items():  # all of them before any long work
-        for y in variables.values():
-            checked(values, y, what=f"features of layer {layer!r}")
+        checked(values, variables["label"], what=f"features of layer {layer!r}")
+    layer, values = next(iter(features.items()))
+    for y in variables.values():
+        checked(values, y, what=f"features of layer {layer!r}")
     n = len(variables["label"])
     if n < 4 and num_subsamples:
         raise ValueError(f"samples: expected at least 4 to draw halves from, got {n}; pass num_subsamples=0 for fewer")
@@ -140,7 +142,6 @@ def measure_plane(
     records = []
     for depth, layer in enumerate(track(tuple(features))):
         values = np.asarray(features[layer])
-        values = values[:, None] if values.ndim == 1 else values
         x, _ = checked(values, variables["label"])
         record: Record = {
             "representation": representation,
@@ -150,7 +151,7 @@ def measure_plane(
             "label_estimator": _name(label_information),
             "num_samples": n,
             "num_features": x.shape[1],
-            "num_constant": int((~varying(values)).sum()),
+            "num_constant": values.reshape(n, -1).shape[1] - x.shape[1],
         }
         if input_information is not None:
             record |= _variable("input", layer, input_information, x, Labels.unique(n), key, 0, num_subsamples)
