@@ -48,7 +48,7 @@ def main(config: Config) -> dict[str, Any]:
     """Prints the comparison and returns its numbers."""
     from captum.attr import LayerConductance
 
-    model = torch_reference.resnet("resnet50")
+    model = torch_reference.network("resnet50")
     with TemporaryDirectory() as folder:
         net = ports.load("resnet50", torch_reference.save(model, Path(folder) / "random.safetensors"))
     x = np.random.default_rng(0).standard_normal((8, 224, 224, 3)).astype(np.float32)

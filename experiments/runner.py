@@ -46,9 +46,9 @@ class Config:
     """Settings of a run."""
 
     network: str = "resnet50"
-    """architecture: resnet18, resnet34, resnet50, resnet101 or resnet152"""
+    """architecture: resnet18, 34, 50, 101, 152; vgg11, 13, 16, 19 and these with _bn"""
     weights: str = "digits"
-    """digits (the checkpoint that ships with the project), random, or the path of a torchvision state dict"""
+    """digits (the checkpoint that ships with the project), random, a name that python -m ports list shows, or a file"""
     data: str = "digits"
     """digits: scikit-learn's digits placed in clutter, from the half that the checkpoint never saw"""
     clutter: float = 1.0
@@ -71,9 +71,9 @@ class Config:
     """folder of the results; default: runs/<experiment>-<time>"""
 
 
-def command_line(main: Callable[[Config], Path]) -> None:
+def command_line(main: Callable[[Config], Path], default: Config = Config()) -> None:
     """Runs `main` with settings from the command line; an error that the user can mend is printed without a traceback."""
-    config = tyro.cli(Config, description=sys.modules["__main__"].__doc__)
+    config = tyro.cli(Config, default=default, description=sys.modules["__main__"].__doc__)
     try:
         main(config)
     except KeyboardInterrupt:
@@ -319,14 +319,14 @@ def _cell(record: dict[str, Any], variable: str) -> str:
 
 
 def _environment(config: Config) -> dict[str, Any]:
-    weights = Path(ports.DIGITS.get(config.network, "") if config.weights == "digits" else config.weights)
+    weights = None if config.weights == "random" else ports.locate(config.network, config.weights)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version(name) for name in ("ipjax", "jax", "jaxlib", "flax", "numpy", "scikit-learn")},
         "devices": [str(device) for device in jax.devices()],
         "matmul_precision": PRECISION,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
     }
 
 

@@ -1,6 +1,7 @@
-"""Trains the embedded ResNet-50-shaped checkpoint on digits in clutter and writes it with torchvision's key names.
+"""Trains an embedded checkpoint, shaped as ResNet-50 or VGG-16, on digits in clutter, with torchvision's key names.
 
-    python -m experiments.train_digits --out resnet50-digits.safetensors
+    python -m experiments.train_digits --network resnet50 --out resnet50-digits.safetensors
+    python -m experiments.train_digits --network vgg16 --out vgg16-digits.safetensors
 
 It sees one half of the digits only; the accuracy it prints is on the other half. Every epoch places its digits anew.
 """
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +27,19 @@ from safetensors.numpy import save_file
 import ports
 from ipjax.data.digits import NUM_CLASSES, digits_in_clutter
 from ipjax.models.resnet import STAGES, ResNet, resnet
+from ipjax.models.vgg import VGG, vgg
 
 EPOCH_IMAGES = 896  # of the half's 898 digits: seven whole batches
+HIDDEN = 128  # units of VGG's dense layers (4096 in the paper)
 
 
 @dataclass(frozen=True)
 class Config:
     """Training of the embedded checkpoint."""
 
-    out: Path = Path("resnet50-digits.safetensors")
-    """where to write the checkpoint"""
+    network: Literal["resnet50", "vgg16"] = "resnet50"
+    out: Path | None = None
+    """where to write the checkpoint; default: <network>-digits.safetensors"""
     width: int = 16
     """channels of the stem (64 in the paper)"""
     epochs: int = 300
@@ -49,11 +53,7 @@ class Config:
 
 def main(config: Config) -> float:
     """Trains, writes `config.out` and returns the accuracy on the half that was not seen."""
-    model = resnet("resnet50", width=config.width, num_classes=NUM_CLASSES, rngs=nnx.Rngs(config.seed))
-    model.train()
-    for stage in STAGES:  # blocks start near the identity (after Goyal et al. 2017), or 50 layers train slowly
-        for block in getattr(model, stage):
-            block.bn3.scale[...] = jnp.full_like(block.bn3.scale, 0.25)
+    model = _untrained(config)
     steps = EPOCH_IMAGES // config.batch_size * config.epochs
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
     optimizer = optax.adamw(
@@ -81,14 +81,48 @@ def main(config: Config) -> float:
         if epoch % 20 == 19:
             print(f"epoch {epoch + 1}: cross-entropy {np.mean(losses):.4f}")
     model = nnx.merge(graph, params, statistics)
+    if isinstance(model, VGG):
+        model = without_batch_norm(model)
     accuracy = evaluate(model)
     settings = {key: str(value) for key, value in asdict(config).items() if key != "out"}
-    save_file(ports.export(model), config.out, metadata=settings | {"accuracy": f"{accuracy:.4f}"})
-    print(json.dumps({"accuracy on the other half": round(accuracy, 4), "bytes": config.out.stat().st_size}))
+    out = config.out or Path(f"{config.network}-digits.safetensors")
+    save_file(ports.export(model), out, metadata=settings | {"accuracy": f"{accuracy:.4f}"})
+    print(json.dumps({"accuracy on the other half": round(accuracy, 4), "bytes": out.stat().st_size}))
     return accuracy
 
 
-def evaluate(model: ResNet, num_images: int = 8990) -> float:
+def _untrained(config: Config) -> ResNet | VGG:
+    sizes: dict[str, Any] = {"width": config.width, "num_classes": NUM_CLASSES, "rngs": nnx.Rngs(config.seed)}
+    if config.network == "vgg16":
+        model = vgg("vgg16_bn", hidden=HIDDEN, **sizes)  # a plain VGG-16 hardly trains: it gets there by batch normalisation
+        model.train()
+        for module in model.classifier:
+            module.eval()  # without dropout, under which so narrow layers learn nothing
+        return model
+    model = resnet("resnet50", **sizes)
+    model.train()
+    for stage in STAGES:  # blocks start near the identity (after Goyal et al. 2017), or 50 layers train slowly
+        for block in getattr(model, stage):
+            block.bn3.scale[...] = jnp.full_like(block.bn3.scale, 0.25)
+    return model
+
+
+def without_batch_norm(model: VGG) -> VGG:
+    """The plain VGG of the same function: each normalisation, affine in evaluation mode, becomes part of its convolution."""
+    convolutions: list[Any] = [module for module in model.features if isinstance(module, nnx.Conv)]
+    norms: list[Any] = [module for module in model.features if isinstance(module, nnx.BatchNorm)]
+    width = convolutions[0].out_features
+    plain = vgg(model.name.removesuffix("_bn"), width=width, hidden=1, num_classes=1, rngs=nnx.Rngs(0))
+    targets: list[Any] = [module for module in plain.features if isinstance(module, nnx.Conv)]
+    for target, convolution, norm in zip(targets, convolutions, norms, strict=True):
+        scale = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
+        target.kernel[...] = convolution.kernel[...] * scale
+        target.bias[...] = (convolution.bias[...] - norm.mean[...]) * scale + norm.bias[...]
+    plain.classifier = model.classifier
+    return plain
+
+
+def evaluate(model: ResNet | VGG, num_images: int = 8990) -> float:
     """Share of images from the half that training does not see whose digit the model names."""
     model.eval()
     graph, state = nnx.split(model)

@@ -3,6 +3,8 @@
 from ipjax import estimators as estimators
 from ipjax import quadrature as quadrature
 from ipjax import readout as readout
+from ipjax.adapters import from_linen as from_linen
+from ipjax.adapters import from_nnx as from_nnx
 from ipjax.conductance import completeness_gap as completeness_gap
 from ipjax.conductance import contrast_weights as contrast_weights
 from ipjax.conductance import layer_conductance as layer_conductance

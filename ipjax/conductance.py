@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from ipjax.quadrature import Quadrature, trapezoid
 from ipjax.readout import Readout
-from ipjax.taps import Layers, Network
+from ipjax.taps import Input, Layers, Network
 
 Target = (
     Literal["predicted", "contrast"]
@@ -40,11 +40,11 @@ ByLayer = dict[str, Array]
 
 def layer_conductance(
     net: Network,
-    x: ArrayLike,
+    x: Input,
     *,
     layers: Layers = None,
     target: Target = "predicted",
-    baseline: ArrayLike = 0.0,
+    baseline: Input = 0.0,
     quadrature: Quadrature = trapezoid(32),  # noqa: B008 (frozen)
     readout: Readout | None = None,
     nodes_at_once: int | None = None,
@@ -53,7 +53,8 @@ def layer_conductance(
 
     **Arguments:**
 
-    - `x`: `[batch, ...]`, floating.
+    - `x`: `[batch, ...]`, floating, or a pytree of such arrays, which take one path together (each is a layer then,
+        `input.<key>`). For a network with a `start`, what the model takes; the path is then one of values at that layer.
     - `layers`: `None` for the network's default set, names, or `"all"`. On `"input"` it is integrated gradients
         (Sundararajan, Taly and Yan 2017).
     - `target`: `"predicted"` (the logit of each image's predicted class), `"contrast"` (`contrast_weights` of seed 0,
@@ -61,7 +62,7 @@ def layer_conductance(
         classes]` of weights on the logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for
         each callable object). Conductance toward a class chosen from x, or the true label, carries that choice: it leaks
         the label into every layer.
-    - `baseline`: a number or an array that broadcasts to `x`.
+    - `baseline`: a number, or an array or pytree that broadcasts to `x` (to the value at the network's `start`).
     - `quadrature`: a rule of `ipjax.quadrature`.
     - `readout`: a linear, hashable map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
     - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
@@ -72,7 +73,7 @@ def layer_conductance(
     **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, for a target that does not fit the
     logits and for a result that is not finite; `KeyError` for unknown layers.
     """
-    x = _checked_input(net, x)
+    net, x = _checked_input(net, x)
     names = net.layers(x, layers)
     baseline = _checked_baseline(x, baseline)
     choice, weights = _checked_target(net, x, target)
@@ -84,7 +85,7 @@ def layer_conductance(
 
 
 def completeness_gap(
-    net: Network, x: ArrayLike, conductance: ByLayer, *, target: Target = "predicted", baseline: ArrayLike = 0.0
+    net: Network, x: Input, conductance: ByLayer, *, target: Target = "predicted", baseline: Input = 0.0
 ) -> dict[str, Float[Array, " batch"]]:
     """Sum of a layer's conductance less F(x) - F(x'), per image and layer, in the units of the target.
 
@@ -94,26 +95,26 @@ def completeness_gap(
 
     **Raises:** `ValueError` as `layer_conductance` does, and where `conductance` is of another number of images.
     """
-    x = _checked_input(net, x)
+    net, x = _checked_input(net, x)
     choice, weights = _checked_target(net, x, target)
     change = _target_change(net, x, _checked_baseline(x, baseline), weights, choice)
     for name, value in conductance.items():
-        if value.shape[:1] != x.shape[:1]:
-            raise ValueError(f"conductance of {name!r}: expected {len(x)} images as in x, got shape {list(value.shape)}")
+        if len(value) != _batch(x):
+            raise ValueError(f"conductance of {name!r}: expected {_batch(x)} images as in x, got shape {list(value.shape)}")
     return {name: jnp.sum(value.reshape(len(value), -1), axis=1) - change for name, value in conductance.items()}
 
 
 def neuron_conductance(
     net: Network,
-    x: ArrayLike,
+    x: Input,
     layer: str,
     unit: int | tuple[int, ...],
     *,
     target: Target = "predicted",
-    baseline: ArrayLike = 0.0,
+    baseline: Input = 0.0,
     quadrature: Quadrature = trapezoid(32),  # noqa: B008 (frozen)
-) -> Float[Array, "batch ..."]:
-    """What each input element contributes through one unit: (x - x') ∫ dF/dh · dh/dx da, the shape of `x`.
+) -> Input:
+    """What each input element contributes through one unit: (x - x') ∫ dF/dh · dh/dx da, in the shape of `x`.
 
     Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). The rule's plain weights are used;
     `gauss_legendre` gives Captum's `NeuronConductance` with `method="gausslegendre"`.
@@ -122,7 +123,7 @@ def neuron_conductance(
 
     - `unit`: the unit's index in the layer's shape without batch.
     """
-    x = _checked_input(net, x)
+    net, x = _checked_input(net, x)
     (name,) = net.layers(x, [layer])
     index = (unit,) if isinstance(unit, int | np.integer) else tuple(unit)
     shape = net.layer_shapes(x)[name].shape[1:]
@@ -136,17 +137,17 @@ def neuron_conductance(
 
 def sensitivity(
     net: Network,
-    x: ArrayLike,
+    x: Input,
     *,
     layers: Layers = None,
-    baseline: ArrayLike = 0.0,
+    baseline: Input = 0.0,
     readout: Readout | None = None,
 ) -> ByLayer:
     """Directional derivative of each layer at x along x - x', by one Jacobian-vector product.
 
     Arguments, returned shapes and errors as those of `layer_conductance`. It needs no target and no path.
     """
-    x = _checked_input(net, x)
+    net, x = _checked_input(net, x)
     names = net.layers(x, layers)
     values = _sensitivity(net, x, _checked_baseline(x, baseline), names, readout)
     return _checked_output({name: values[name] for name in names})  # jit sorts
@@ -158,9 +159,18 @@ def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"
     return direction / jnp.linalg.norm(direction)
 
 
-def _nodes_at_once(x: Array) -> int:
+def _batch(x: Input) -> int:
+    return len(jax.tree.leaves(x)[0])
+
+
+def _point(baseline: Input, direction: Input, a: Array) -> Input:
+    """The point of the path at `a`."""
+    return jax.tree.map(lambda start, along: start + a.astype(along.dtype) * along, baseline, direction)
+
+
+def _nodes_at_once(x: Input) -> int:
     """At most 12, and a block of images x nodes at most as large as 12 images of 224 x 224 x 3."""
-    return max(1, min(12, 12 * 224 * 224 * 3 // x.size))
+    return max(1, min(12, 12 * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
 
 
 def _chunk(num_nodes: int, budget: int) -> int:
@@ -172,8 +182,8 @@ def _chunk(num_nodes: int, budget: int) -> int:
 @partial(jax.jit, static_argnames=("names", "choice", "readout", "chunk"))
 def _layer_conductance(
     net: Network,
-    x: Array,
-    baseline: Array,
+    x: Input,
+    baseline: Input,
     weights: Array | None,
     quadrature: Quadrature,
     names: tuple[str, ...],
@@ -182,14 +192,14 @@ def _layer_conductance(
     chunk: int,
 ) -> ByLayer:
     objective = _objective(net, x, weights, choice)
-    direction = x - baseline
+    direction = jax.tree.map(jnp.subtract, x, baseline)
 
     def node(a: Array) -> tuple[ByLayer, ByLayer]:
-        return _gradients_and_activations(net, baseline + a * direction, names, objective)
+        return _gradients_and_activations(net, _point(baseline, direction, a), names, objective)
 
     def rate(a: Array) -> ByLayer:
         def activations(a: Array) -> ByLayer:
-            return _activations(net, baseline + a * direction, names)
+            return _activations(net, _point(baseline, direction, a), names)
 
         return jax.jvp(activations, (a,), (jnp.ones_like(a),))[1]
 
@@ -214,9 +224,10 @@ def _layer_conductance(
         g, _h = jax.vmap(node)(nodes)
         return None, jax.tree.map(lambda g, dh: jnp.einsum("k,k...->...", node_weights, g * dh), g, jax.vmap(rate)(nodes))
 
-    nodes = jnp.asarray(quadrature.nodes, x.dtype)
+    dtype = jnp.result_type(*jax.tree.leaves(x))
+    nodes = jnp.asarray(quadrature.nodes, dtype)
     if quadrature.form == "tangent":
-        coefficients, first, body = jnp.asarray(quadrature.weights, x.dtype), None, tangent
+        coefficients, first, body = jnp.asarray(quadrature.weights, dtype), None, tangent
     else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
         coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
         zeros = {name: jnp.zeros_like(value) for name, value in _activations(net, x, names).items()}
@@ -238,8 +249,8 @@ def _layer_conductance(
 @partial(jax.jit, static_argnames=("name", "index", "choice", "chunk"))
 def _neuron_conductance(
     net: Network,
-    x: Array,
-    baseline: Array,
+    x: Input,
+    baseline: Input,
     weights: Array | None,
     quadrature: Quadrature,
     name: str,
@@ -248,38 +259,44 @@ def _neuron_conductance(
     chunk: int,
 ) -> Array:
     objective = _objective(net, x, weights, choice)
-    direction = x - baseline
+    direction = jax.tree.map(jnp.subtract, x, baseline)
     place = (slice(None), *index)
 
-    def node(a: Array) -> Array:
-        point = baseline + a * direction
+    def node(a: Array) -> Input:
+        point = _point(baseline, direction, a)
         gradients, _ = _gradients_and_activations(net, point, (name,), objective)
         gradient = jax.lax.stop_gradient(gradients[name][place])
         return jax.grad(lambda x: jnp.sum(gradient * _activations(net, x, (name,))[name][place]))(point)
 
-    def accumulate(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+    def accumulate(total: Input, at: tuple[Array, Array]) -> tuple[Input, None]:
         nodes, node_weights = at
-        return total + jnp.einsum("k,k...->...", node_weights, jax.vmap(node)(nodes)), None
 
-    nodes, node_weights = jnp.asarray(quadrature.nodes, x.dtype), jnp.asarray(quadrature.weights, x.dtype)
-    total, _ = jax.lax.scan(accumulate, jnp.zeros_like(x), _in_chunks(nodes, node_weights, chunk))
-    return total * direction
+        def add(total: Array, values: Array) -> Array:
+            return total + jnp.einsum("k,k...->...", node_weights.astype(values.dtype), values)
+
+        return jax.tree.map(add, total, jax.vmap(node)(nodes)), None
+
+    dtype = jnp.result_type(*jax.tree.leaves(x))
+    nodes, node_weights = jnp.asarray(quadrature.nodes, dtype), jnp.asarray(quadrature.weights, dtype)
+    total, _ = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, x), _in_chunks(nodes, node_weights, chunk))
+    return jax.tree.map(jnp.multiply, total, direction)
 
 
 @partial(jax.jit, static_argnames=("names", "readout"))
-def _sensitivity(net: Network, x: Array, baseline: Array, names: tuple[str, ...], readout: Readout | None) -> ByLayer:
-    _, rates = jax.jvp(lambda x: _activations(net, x, names), (x,), (x - baseline,))
+def _sensitivity(net: Network, x: Input, baseline: Input, names: tuple[str, ...], readout: Readout | None) -> ByLayer:
+    direction = jax.tree.map(jnp.subtract, x, baseline)
+    _, rates = jax.jvp(lambda x: _activations(net, x, names), (x,), (direction,))
     return _read(readout, rates)
 
 
 @partial(jax.jit, static_argnames=("choice",))
-def _target_change(net: Network, x: Array, baseline: Array, weights: Array | None, choice: Callable | str | None) -> Array:
+def _target_change(net: Network, x: Input, baseline: Input, weights: Array | None, choice: Callable | str | None) -> Array:
     objective = _objective(net, x, weights, choice)
     return objective(net(x)) - objective(net(baseline))
 
 
 def _gradients_and_activations(
-    net: Network, x: Array, names: tuple[str, ...], objective: Callable[[Array], Array]
+    net: Network, x: Input, names: tuple[str, ...], objective: Callable[[Array], Array]
 ) -> tuple[ByLayer, ByLayer]:
     """dF/dh and h of the named layers at x: the gradient with respect to an offset added at each layer."""
 
@@ -299,11 +316,11 @@ def _gradients_and_activations(
     return jax.grad(total, has_aux=True)(offsets)
 
 
-def _activations(net: Network, x: Array, names: tuple[str, ...]) -> ByLayer:
+def _activations(net: Network, x: Input, names: tuple[str, ...]) -> ByLayer:
     return net.activations(x, names)[1]
 
 
-def _objective(net: Network, x: Array, weights: Array | None, choice: Callable | str | None) -> Callable[[Array], Array]:
+def _objective(net: Network, x: Input, weights: Array | None, choice: Callable | str | None) -> Callable[[Array], Array]:
     """The target as a function from logits to `[batch]`."""
     if callable(choice):
         return choice
@@ -325,21 +342,35 @@ def _in_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Ar
     return nodes.reshape(-1, chunk), coefficients.reshape(-1, chunk)
 
 
-def _checked_input(net: Network, x: ArrayLike) -> Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:
+    """What the path runs through: the network from its start on, and the value there."""
+    whole = net.start is None
+    net, x = net.at_start(x)
+    x = jax.tree.map(jnp.asarray, x)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
+    for leaf in jax.tree.leaves(x):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"x: expected floating numbers, got {leaf.dtype}; preprocess images as for the network's training; masks and "
+                "the like go to ipjax.from_linen or from_nnx, which for tokens take start=, the layer where the path starts"
+            )
+        if leaf.ndim < 2 or leaf.size == 0:
+            raise ValueError(
+                f"x: expected [batch, ...] with at least one image of at least one pixel, got shape {list(leaf.shape)}"
+            )
+    if len({shape[0] for shape in shapes}) != 1:
         raise ValueError(
-            f"x: expected floating numbers, got {x.dtype}; preprocess images before, as for the network's training"
+            f"x: expected one or more arrays of one batch size, got shapes {', '.join(map(str, shapes)) or 'none'}"
         )
-    if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"x: expected [batch, ...] with at least one image of at least one pixel, got shape {list(x.shape)}")
     net.check_input(x)
-    if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))
-        raise ValueError(
-            f"x: expected finite numbers, found NaN or infinity in {len(bad)} of {len(x)} images, first {bad[:5].tolist()}"
-        )
-    return x
+    for leaf in jax.tree.leaves(x):
+        if not isinstance(leaf, Tracer) and not bool(jnp.isfinite(leaf).all()):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1))
+            raise ValueError(
+                f"{'x' if whole else 'value at the start'}: expected finite numbers, found NaN or infinity in {len(bad)} of "
+                f"{len(leaf)} images, first {bad[:5].tolist()}"
+            )
+    return net, x
 
 
 def _checked_output(values: ByLayer) -> ByLayer:
@@ -352,7 +383,16 @@ def _checked_output(values: ByLayer) -> ByLayer:
     return values
 
 
-def _checked_baseline(x: Array, baseline: ArrayLike) -> Array:
+def _checked_baseline(x: Input, baseline: Input) -> Input:
+    """The baseline of every leaf of `x`, in its shape and dtype."""
+    tree = jax.tree.structure(x)
+    baselines = [baseline] * tree.num_leaves if jnp.isscalar(baseline) else jax.tree.leaves(baseline)
+    if len(baselines) != tree.num_leaves or not (jnp.isscalar(baseline) or jax.tree.structure(baseline) == tree):
+        raise ValueError(f"baseline: expected a number or the structure of x, {tree}, got {jax.tree.structure(baseline)}")
+    return jax.tree.map(_checked_leaf_baseline, x, jax.tree.unflatten(tree, baselines))
+
+
+def _checked_leaf_baseline(x: Array, baseline: ArrayLike) -> Array:
     baseline = jnp.asarray(baseline, x.dtype)
     try:
         full = jnp.broadcast_to(baseline, x.shape)
@@ -365,17 +405,17 @@ def _checked_baseline(x: Array, baseline: ArrayLike) -> Array:
     return full
 
 
-def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | str | None, Array | None]:
+def _checked_target(net: Network, x: Input, target: Target) -> tuple[Callable | str | None, Array | None]:
     """The target as a static choice (a callable or "predicted") or as weights on the logits."""
-    logits = net.logits_shape(x)
-    if len(logits.shape) != 2 or logits.shape[0] != len(x):
-        raise ValueError(f"network: expected logits [{len(x)}, classes], got shape {list(logits.shape)}")
+    logits, batch = net.logits_shape(x), _batch(x)
+    if len(logits.shape) != 2 or logits.shape[0] != batch:
+        raise ValueError(f"network: expected logits [{batch}, classes], got shape {list(logits.shape)}")
     num_classes = logits.shape[1]
     if callable(target):
         shape = jax.eval_shape(target, logits).shape
-        if shape != (len(x),):
+        if shape != (batch,):
             raise ValueError(
-                f"target: expected a callable from logits {list(logits.shape)} to [{len(x)}], it returns {list(shape)}"
+                f"target: expected a callable from logits {list(logits.shape)} to [{batch}], it returns {list(shape)}"
             )
         return target, None
     if isinstance(target, str):
@@ -386,8 +426,8 @@ def _checked_target(net: Network, x: Array, target: Target) -> tuple[Callable | 
         raise ValueError(f'target: expected "predicted", "contrast", a class, an array or a callable, got {target!r}')
     array = jnp.asarray(target)
     if jnp.issubdtype(array.dtype, jnp.integer):
-        if array.ndim > 1 or (array.ndim == 1 and len(array) != len(x)):
-            raise ValueError(f"target: expected one class or {len(x)} classes, one an image, got shape {list(array.shape)}")
+        if array.ndim > 1 or (array.ndim == 1 and len(array) != batch):
+            raise ValueError(f"target: expected one class or {batch} classes, one an image, got shape {list(array.shape)}")
         if not isinstance(array, Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
             raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)

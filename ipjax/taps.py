@@ -3,27 +3,27 @@
 A network is a function `apply(params, x, tap) -> logits` that passes the value of each of its layers through a
 callable, `x = tap("name", x)`. Whoever runs the network chooses the tap: one that records (activations), one that adds
 an offset to differentiate with respect to (conductance), one that replaces (ablation). The name `input` is always a
-layer: `Network` taps the input itself before `apply` sees it.
+layer: `Network` taps the input itself before `apply` sees it. An input may be a pytree of arrays, each of which is then a
+layer (`input.image`, `input.question`).
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 Tap = Callable[[str, Array], Array]
-Apply = Callable[[Any, Array, Tap], Array]
-Images = Float[Array | np.ndarray, "batch ..."]
+Apply = Callable[[Any, Any, Tap], Array]
+Input = Any  # an array [batch, ...] or a pytree of them
 Layers = Sequence[str] | Literal["all"] | None
 
 
@@ -42,20 +42,24 @@ class Network:
     - `apply`: `apply(params, x, tap) -> logits`, calling `x = tap("name", x)` at each layer, each name once.
     - `default_layers`: the layers used where a caller names none, `input` always added; `None` stands for every layer.
     - `input_shape`: of one input, `None` for any size along an axis; checked where given.
+    - `start`: the layer where the path from baseline to input starts, `None` for the input itself. The layer `input` is
+        then its value; layers before it are not reported.
     """
 
     params: Any
     apply: Apply = field(metadata={"static": True})
     default_layers: tuple[str, ...] | None = field(default=None, metadata={"static": True})
     input_shape: tuple[int | None, ...] | None = field(default=None, metadata={"static": True})
+    start: str | None = field(default=None, metadata={"static": True})
 
-    def __call__(self, x: Images) -> Float[Array, "batch classes"]:
+    def __call__(self, x: Input) -> Float[Array, "batch classes"]:
         """Logits of a batch."""
         return self.run(x, lambda name, value: value)
 
-    def run(self, x: Images, tap: Tap) -> Float[Array, "batch classes"]:
+    def run(self, x: Input, tap: Tap) -> Float[Array, "batch classes"]:
         """Logits of a batch, each layer's value (from `input` on) replaced by what `tap(name, value)` returns."""
-        self.check_input(x)
+        net, x = self.at_start(x)
+        net.check_input(x)
         seen = set()
 
         def tap_once(name: str, value: Array) -> Array:
@@ -67,12 +71,25 @@ class Network:
             seen.add(name)
             return tap(name, value)
 
-        return self.apply(self.params, tap_once("input", jnp.asarray(x)), tap_once)
+        def tap_input(path: tuple, value: Any) -> Array:
+            return tap_once(
+                ".".join(["input", *(jax.tree_util.keystr((key,), simple=True) for key in path)]), jnp.asarray(value)
+            )
 
-    def check_input(self, x: Images) -> None:
+        return net.apply(net.params, jax.tree_util.tree_map_with_path(tap_input, x), tap_once)
+
+    def at_start(self, x: Input) -> tuple[Network, Input]:
+        """The rest of the network from `start` on, and the value there for inputs `x`: what is run on the path's points."""
+        if self.start is None:
+            return self, x
+        rest = Network((self.params, x), _FromLayer(self.apply, self.start), self.default_layers)
+        return rest, _value_at(replace(self, start=None), x, self.start)
+
+    def check_input(self, x: Input) -> None:
         """Raises `ValueError` where `x` has not the shape `[batch, *input_shape]` that the network was made for."""
         if self.input_shape is None:
             return
+        x = jnp.asarray(x)
         fits = x.ndim == len(self.input_shape) + 1 and all(
             expected is None or expected == got for expected, got in zip(self.input_shape, x.shape[1:], strict=True)
         )
@@ -80,19 +97,19 @@ class Network:
             sizes = ", ".join("any" if size is None else str(size) for size in self.input_shape)
             raise ValueError(f"x: expected shape [batch, {sizes}] (channels last), got {list(x.shape)}")
 
-    def layer_shapes(self, x: Images) -> dict[str, jax.ShapeDtypeStruct]:
+    def layer_shapes(self, x: Input) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every layer for inputs like `x`, in forward order. Nothing is computed."""
         return dict(self._trace(x)[0])
 
-    def logits_shape(self, x: Images) -> jax.ShapeDtypeStruct:
+    def logits_shape(self, x: Input) -> jax.ShapeDtypeStruct:
         """Shape and dtype of the logits for inputs like `x`. Nothing is computed."""
         return self._trace(x)[1]
 
-    def _trace(self, x: Images) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    def _trace(self, x: Input) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
         leaves, tree = jax.tree.flatten((self, x))
-        return _trace(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+        return _trace(tree, tuple((jnp.shape(leaf), _dtype(leaf)) for leaf in leaves))
 
-    def layers(self, x: Images, layers: Layers = None) -> tuple[str, ...]:
+    def layers(self, x: Input, layers: Layers = None) -> tuple[str, ...]:
         """Names of layers in forward order for inputs like `x`.
 
         **Arguments:**
@@ -103,7 +120,8 @@ class Network:
         """
         every = tuple(self.layer_shapes(x))
         if layers is None:
-            layers = every if self.default_layers is None else ("input", *self.default_layers)
+            inputs = [name for name in every if name.split(".")[0] == "input"]
+            layers = every if self.default_layers is None else (*inputs, *self.default_layers)
         elif isinstance(layers, str):
             if layers != "all":
                 raise KeyError(f'layers: expected None, "all" or a sequence of names, got the string {layers!r}')
@@ -115,7 +133,7 @@ class Network:
             raise ValueError("layers: expected at least one name, got an empty sequence")
         return tuple(name for name in every if name in layers)
 
-    def activations(self, x: Images, layers: Layers = None) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
+    def activations(self, x: Input, layers: Layers = None) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
         """Logits and the value `[batch, *shape]` of each layer, in forward order. `layers` as in `Network.layers`."""
         chosen = self.layers(x, layers)
         values: dict[str, Array] = {}
@@ -149,17 +167,17 @@ def from_tapping_module(
     """A network from an NNX module that calls taps itself, as those of `ipjax.models` do, in evaluation mode."""
     model.eval()
     graph, params = nnx.split(model)
-    return Network(params, _TappingModule(graph), tuple(default_layers), input_shape)
+    return Network(params, TappingModule(graph), tuple(default_layers), input_shape)
 
 
-@functools.lru_cache(maxsize=128)
+@lru_cache(maxsize=128)
 def _trace(
     tree: Any, leaves: tuple[tuple[tuple[int, ...], Any], ...]
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
     """Layers (in the order of their taps: a pytree would sort them) and logits of a network and input of these shapes."""
     names = []
 
-    def record(net: Network, x: Array) -> tuple[list[Array], Array]:
+    def record(net: Network, x: Input) -> tuple[list[Array], Array]:
         values = []
 
         def tap(name: str, value: Array) -> Array:
@@ -176,11 +194,43 @@ def _trace(
 
 
 @dataclass(frozen=True)
-class _TappingModule:
+class _FromLayer:
+    """`apply` of a network that starts at a layer: its parameters are the whole network's and the input of that."""
+
+    apply: Apply
+    start: str
+
+    def __call__(self, params: Any, value: Array, tap: Tap) -> Array:
+        begun = False
+
+        def tap_rest(name: str, own: Array) -> Array:
+            nonlocal begun
+            if name == self.start:
+                begun = True
+                return value
+            return tap(name, own) if begun else own
+
+        whole, x = params
+        return self.apply(whole, x, tap_rest)
+
+
+@partial(jax.jit, static_argnames="layer")
+def _value_at(net: Network, x: Input, layer: str) -> Array:
+    return net.activations(x, [layer])[1][layer]
+
+
+@dataclass(frozen=True)
+class TappingModule:
+    """`apply` of an NNX module that calls taps itself."""
+
     graph: nnx.GraphDef
 
     def __call__(self, params: Any, x: Array, tap: Tap) -> Array:
         return nnx.merge(self.graph, params)(x, tap)  # pyright: ignore[reportCallIssue]
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, Array) else jnp.result_type(leaf)
 
 
 def _unknown_layer(name: str, every: Sequence[str]) -> str:

@@ -2,68 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ipjax.models.resnet import ARCHITECTURES, ResNet, as_network, resnet
-from ipjax.taps import Network
-from ports import keys, readers
+from ipjax.models import resnet, vgg
+from ipjax.taps import Network, TappingModule
+from ports import catalog, hub, keys, readers
 
-DIGITS = {"resnet50": Path(__file__).parent / "checkpoints" / "resnet50-digits.safetensors"}
+DIGITS = {name: Path(__file__).parent / "checkpoints" / f"{name}-digits.safetensors" for name in ("resnet50", "vgg16")}
+Model = resnet.ResNet | vgg.VGG
+HUB = "hf-hub:"
 
 
-def load(name: str, weights: str | Path, *, width: int = 64, num_classes: int = 1000, seed: int = 0) -> Network:
+@dataclass(frozen=True)
+class _Family:
+    """`sizes`: keyword of `build` -> path of the parameter whose array has that length in every naming but Flax's."""
+
+    build: Callable[..., Model]
+    as_network: Callable[..., Network]
+    sizes: Mapping[str, str]
+
+
+RESNET = _Family(resnet.resnet, resnet.as_network, {"width": "bn1.scale", "num_classes": "fc.bias"})
+VGG = _Family(
+    vgg.vgg, vgg.as_network, {"width": "features.0.bias", "hidden": "classifier.0.bias", "num_classes": "classifier.6.bias"}
+)
+
+
+def load(
+    name: str, weights: str | Path, *, width: int = 64, hidden: int = 4096, num_classes: int = 1000, seed: int = 0
+) -> Network:
     """A network with weights, ready for `layer_conductance`.
 
     **Arguments:**
 
-    - `name`: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `resnet152`.
-    - `weights`: the path of a torchvision state dict (`.safetensors`, `.pth`, `.pt`), whose width and number of classes
-        are read off its arrays; `"digits"`, the checkpoint that ships with the project (resnet50); or `"random"`.
-    - `width`, `num_classes`, `seed`: of random weights; not used otherwise.
+    - `name`: one of `resnet18`, `34`, `50`, `101`, `152`; `vgg11`, `13`, `16`, `19` and these with `_bn`.
+    - `weights`: where they come from:
+        - a name of the catalog, torchvision's (`"IMAGENET1K_V1"`) or timm's (`"resnet50.tv_in1k"`), downloaded once;
+            `python -m ports list` shows them;
+        - the path of a state dict (`.pth`, `.safetensors`) with the keys of torchvision, timm or `python -m ports
+            convert`, whose width and number of classes are read off its arrays;
+        - `"hf-hub:OWNER/REPOSITORY"`, its `model.safetensors`;
+        - `"digits"`, the checkpoint that ships with the project (resnet50, vgg16);
+        - `"random"`.
+    - `width` (channels of the stem), `hidden` (of a VGG's dense layers), `num_classes`, `seed`: of random weights; not used
+        otherwise.
 
-    **Raises:** `KeyError` for an unknown architecture, `FileNotFoundError` for a missing file, `ValueError` for a file
-    that is damaged or does not fit, listing every difference.
+    **Raises:** `KeyError` for an unknown architecture or name of weights, `FileNotFoundError` for a missing file,
+    `ValueError` for a file that is damaged or does not fit, listing every difference, `OSError` where a download fails.
     """
-    if name not in ARCHITECTURES:
-        raise KeyError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
-    if width < 1 or num_classes < 1:
-        raise ValueError(f"width, num_classes: expected at least 1, got {width}, {num_classes}")
+    family = _family(name)
     if weights == "random":
-        return as_network(resnet(name, width=width, num_classes=num_classes, rngs=nnx.Rngs(seed)))
+        sizes = {"width": width, "hidden": hidden, "num_classes": num_classes}
+        if wrong := {size: n for size, n in sizes.items() if isinstance(n, bool) or not isinstance(n, int) or n < 1}:
+            raise ValueError(f"{', '.join(wrong)}: expected integers of at least 1, got {', '.join(map(repr, wrong.values()))}")
+        return family.as_network(family.build(name, **{size: sizes[size] for size in family.sizes}, rngs=nnx.Rngs(seed)))
+    path = locate(name, weights)
+    return from_state_dict(name, readers.read(path), where=str(path))
+
+
+def locate(name: str, weights: str | Path) -> Path:
+    """The file of an architecture's weights as named in `load`, downloaded where it has to be."""
     if weights == "digits":
         if name not in DIGITS:
             raise KeyError(f'weights "digits": expected one of {", ".join(DIGITS)}, got {name!r}')
-        weights = DIGITS[name]
-    source = readers.read(Path(weights))
-    width, num_classes = _length(source, "conv1.weight", width), _length(source, "fc.weight", num_classes)
-    model = nnx.eval_shape(lambda: resnet(name, width=width, num_classes=num_classes, rngs=nnx.Rngs(0)))
+        return DIGITS[name]
+    if str(weights).startswith(HUB):
+        return hub.fetch_repository(str(weights).removeprefix(HUB))
+    if isinstance(weights, Path) or Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(weights).exists():
+        return Path(weights)
+    return hub.fetch(catalog.find(name, weights))
+
+
+def from_state_dict(name: str, source: Mapping[str, np.ndarray], *, where: str = "the state dict") -> Network:
+    """A network from a state dict with the keys of torchvision, timm or Flax; errors as those of `load`."""
+    family = _family(name)
+    rows = keys.table(name, keys.naming_of(source))
+    model = nnx.eval_shape(lambda: family.build(name, **_sizes(family, rows, source), rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
-    targets = _flatten(state)
-    arrays = keys.load(
-        keys.TORCHVISION_RESNET, source, {path: leaf.get_value() for path, leaf in targets.items()}, where=str(weights)
-    )
-    for path, leaf in targets.items():
-        leaf.set_value(jnp.asarray(arrays[path]))
-    return as_network(nnx.merge(graph, state))
+    leaves = _flatten(state)
+    arrays = keys.load(rows, source, {path: leaf.get_value() for path, leaf in leaves.items()}, where=where)
+    for path, leaf in leaves.items():
+        leaf.set_value(jnp.asarray(arrays.pop(path)))
+    return family.as_network(nnx.merge(graph, state))
 
 
-def export(model: ResNet) -> dict[str, np.ndarray]:
-    """The model's parameters as a torchvision state dict."""
+def export(model: Model | Network, naming: keys.Naming = "torchvision") -> dict[str, np.ndarray]:
+    """The parameters of a model, or of a network that `load` made, as a state dict in one of the namings."""
+    if isinstance(model, Network):
+        if not isinstance(model.apply, TappingModule):
+            raise ValueError("model: expected a network made by ports.load, got one that was made in another way")
+        model = cast(Model, nnx.merge(model.apply.graph, model.params))
     arrays = {path: np.asarray(leaf.get_value()) for path, leaf in _flatten(nnx.state(model)).items()}
-    return keys.export(keys.TORCHVISION_RESNET, arrays)
+    return keys.export(keys.table(model.name, naming), arrays)
+
+
+def _family(name: str) -> _Family:
+    if name not in keys.ARCHITECTURES:
+        raise KeyError(f"architecture: expected one of {', '.join(keys.ARCHITECTURES)}, got {name!r}")
+    return VGG if name in vgg.ARCHITECTURES else RESNET
+
+
+def _sizes(family: _Family, rows: Sequence[keys.Row], source: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Read off the arrays; a size whose array is missing or odd is left out, for `keys.load` to report."""
+    sizes = {}
+    for size, path in family.sizes.items():
+        _, key = keys.inverse(rows, path)
+        if key in source and source[key].ndim == 1 and len(source[key]) > 0:
+            sizes[size] = len(source[key])
+    return sizes
 
 
 def _flatten(state: nnx.State) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-
-
-def _length(source: dict[str, np.ndarray], key: str, otherwise: int) -> int:
-    if key not in source or source[key].ndim == 0:
-        return otherwise
-    if len(source[key]) == 0:
-        raise ValueError(f"weights: expected {key} to hold something, got shape {list(source[key].shape)}")
-    return len(source[key])

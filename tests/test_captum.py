@@ -22,7 +22,7 @@ METHODS = ("gausslegendre", "riemann_trapezoid", "riemann_left", "riemann_middle
 
 
 def load(name, folder):
-    model = torch_reference.resnet(name, num_classes=10)
+    model = torch_reference.network(name, num_classes=10)
     return model, ports.load(name, torch_reference.save(model, folder / "weights.safetensors"))
 
 

@@ -20,7 +20,7 @@ LAST_RELU = {"resnet18": "relu_1", "resnet50": "relu_2"}  # torchvision's name f
 def pair(request, tmp_path_factory):
     """A torchvision model and the network loaded from its state dict."""
     name = request.param
-    model = torch_reference.resnet(name)
+    model = torch_reference.network(name)
     path = torch_reference.save(model, tmp_path_factory.mktemp(name) / "weights.safetensors")
     return name, model, ports.load(name, path)
 

@@ -144,8 +144,8 @@ def test_networks_of_one_module_architecture_share_compiled_code(monkeypatch):
     from ipjax import taps
 
     traces = []
-    merged = taps._TappingModule.__call__
-    monkeypatch.setattr(taps._TappingModule, "__call__", lambda *args: traces.append(1) or merged(*args))
+    merged = taps.TappingModule.__call__
+    monkeypatch.setattr(taps.TappingModule, "__call__", lambda *args: traces.append(1) or merged(*args))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
     rule = ipjax.quadrature.trapezoid(2)
     values, counts = [], []

@@ -1,32 +1,20 @@
 """The independent implementation: torchvision's networks with random weights, and its layouts."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 
+from ports.verify import import_torchvision
 
-def _import_torchvision():
-    try:
-        import torchvision
-    except RuntimeError:  # a CPU torch lacks two operators whose schemas torchvision's import looks up
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-
-        torchvision.operators_defined_by_tests = library  # the operators live as long as this object
-    import torchvision.models.feature_extraction
-
-    return torchvision
+torchvision = import_torchvision()
+importlib.import_module("torchvision.models.feature_extraction")
 
 
-torchvision = _import_torchvision()
-
-
-def resnet(name: str, *, seed: int = 0, num_classes: int = 1000) -> torch.nn.Module:
-    """torchvision's ResNet in evaluation mode, with random weights and random batch-norm statistics."""
+def network(name: str, *, seed: int = 0, num_classes: int = 1000) -> torch.nn.Module:
+    """torchvision's network in evaluation mode, with random weights and random batch-norm statistics."""
     torch.manual_seed(seed)
     model = getattr(torchvision.models, name)(num_classes=num_classes)
     for module in model.modules():

@@ -50,7 +50,7 @@ def resnet(name: str, *, width: int = 64, num_classes: int = 1000, rngs: nnx.Rng
     """
     if name not in ARCHITECTURES:
         raise KeyError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
-    return ResNet(ARCHITECTURES[name], width=width, num_classes=num_classes, rngs=rngs)
+    return ResNet(name, width=width, num_classes=num_classes, rngs=rngs)
 
 
 def as_network(model: ResNet) -> Network:
@@ -65,7 +65,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ResNet(nnx.Module):
     """`model(x, tap)`: x [batch, height, width, 3] to logits [batch, num_classes]."""
 
-    def __init__(self, architecture: Architecture, *, width: int, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, name: str, *, width: int, num_classes: int, rngs: nnx.Rngs):
+        self.name = name
+        architecture = ARCHITECTURES[name]
         self.conv1 = _conv(3, width, 7, stride=2, rngs=rngs)
         self.bn1 = _batch_norm(width, rngs)
         block = Bottleneck if architecture.bottleneck else BasicBlock
