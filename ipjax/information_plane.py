@@ -39,7 +39,7 @@ class InformationPlane:
 
     - `records`: one dict a layer, representation and estimator, in forward order. Keys: `representation`, `layer`, `depth`,
         `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary,
-        dropped), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`,
+        not counted in `num_features`), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`,
         `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest), `_interval_lower`,
         `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None`
         or absent where not measured.
@@ -150,8 +150,8 @@ def measure_plane(
             "input_estimator": _name(input_information),
             "label_estimator": _name(label_information),
             "num_samples": n,
-            "num_features": x.shape[1],
-            "num_constant": values.reshape(n, -1).shape[1] - x.shape[1],
+            "num_features": (num_varying := int(np.any(x, axis=0).sum())),
+            "num_constant": x.shape[1] - num_varying,
         }
         if input_information is not None:
             record |= _variable("input", layer, input_information, x, Labels.unique(n), key, 0, num_subsamples)

@@ -88,6 +88,8 @@ def convert(
         raise ValueError(f"destination: {destination} exists; choose another name")
     if destination.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"destination: expected the ending .safetensors, .pth or .pt, got {destination.name!r}")
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"destination: expected a folder at {destination.parent}, found none")
     arrays = readers.read(source)
     name = network or _recognised(arrays, source)
     state = loading.export(loading.from_state_dict(name, arrays, where=str(source)), keys)

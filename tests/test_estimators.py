@@ -103,7 +103,8 @@ def test_gaps_in_the_labels_do_not_matter_to_a_probe():
 def test_constant_features_do_not_matter(name):
     x, y = sample()
     padded = np.insert(x, 1, 3.0, axis=1)
-    chex.assert_trees_all_equal(mutual_information(padded, y, ESTIMATORS[name]), mutual_information(x, y, ESTIMATORS[name]))
+    got, expected = (mutual_information(features, y, ESTIMATORS[name]) for features in (padded, x))
+    chex.assert_trees_all_close(got, expected, rtol=2e-6)  # sums run in another order
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)

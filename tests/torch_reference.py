@@ -11,6 +11,7 @@ from ports.verify import import_torchvision
 
 torchvision = import_torchvision()
 importlib.import_module("torchvision.models.feature_extraction")
+timm = importlib.import_module("timm")  # imports torchvision
 
 
 def network(name: str, *, seed: int = 0, num_classes: int = 1000) -> torch.nn.Module:

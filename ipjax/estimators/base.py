@@ -89,7 +89,8 @@ def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator
     - `estimator`: one of `ipjax.estimators`.
     - `key`: of the estimator's random choices (folds); `None` for a fixed one.
 
-    Columns of `x` or of a floating `y` that do not vary carry no information and are dropped.
+    Columns of `x` or of a floating `y` that do not vary carry no information and are set to zero, which no estimator sees.
+    (Dropped, they would give layers of one width several shapes, each compiled anew.)
 
     **Raises:** `ValueError` for fewer than 2 samples, different lengths, values that are not finite, labels that are
     negative or not integers, or features of which no column varies.
@@ -148,7 +149,7 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
             f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
             "measure information on; leave this layer out"
         )
-    array = array[:, keep] - np.mean(array[:, keep])  # one offset and scale for all, which no estimator depends on,
+    array = np.where(keep, array - np.mean(array[:, keep]), 0)  # one offset and scale for all, on which no estimator depends,
     return jnp.asarray(array / np.max(np.abs(array)), jnp.result_type(float))  # so that single precision suffices
 
 

@@ -68,7 +68,8 @@ def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"
     if edges == "uniform":
         inner = jnp.linspace(jnp.min(x), jnp.max(x), num_bins + 1)[1:-1]
     else:
-        inner = jnp.quantile(x, jnp.linspace(0, 1, num_bins + 1)[1:-1])
+        of_varying = jnp.where(jnp.ptp(x, axis=0) > 0, x, jnp.nan)
+        inner = jnp.nanquantile(of_varying, jnp.linspace(0, 1, num_bins + 1)[1:-1])
     return jnp.searchsorted(inner, x, side="right")
 
 

@@ -109,7 +109,7 @@ def _scores(
     means = (members.T @ x) / jnp.where(frequency > 0, frequency, 1)[:, None]
     within = x - means[y.values]
     covariance = (within * weight[:, None]).T @ within
-    size = jnp.trace(covariance) / len(covariance)
+    size = jnp.trace(covariance) / jnp.sum(deviation > 0)  # mean over the features that vary
 
     def score(ridge: Array) -> Float[Array, "n classes"]:
         shrunk = covariance + (ridge * size + 1e-6) * jnp.eye(len(covariance), dtype=x.dtype)
