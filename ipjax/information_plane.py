@@ -38,10 +38,10 @@ class InformationPlane:
     **Attributes:**
 
     - `records`: one dict a layer, representation and estimator, in forward order. Keys: `representation`, `layer`, `depth`,
-        `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary,
-        not counted in `num_features`), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with `_lower`, `_upper`,
-        `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest), `_interval_lower`,
-        `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None`
+        `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary, not
+        counted in `num_features`), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with
+        `_lower`, `_upper`, `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest),
+        `_interval_lower`, `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None`
         or absent where not measured.
     """
 
