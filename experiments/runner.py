@@ -284,7 +284,7 @@ def _with_efficiency(plane: ipjax.InformationPlane, gaps: dict[str, dict[str, fl
 def _print_summary(plane: ipjax.InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
     rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
     title = "Bits. act: activation, con, pred: conductance to contrast, predicted class"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("\nlayer", no_wrap=True)
     columns = {
         "activation": ("act\nI(X;C)", "act\nI(C;Y)", "act\nI(C;P)"),
