@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,9 +50,12 @@ def from_linen(
     Every module called on the way whose output is a floating array `[batch, ...]` is a layer, named by its path with dots
     (`Encoder_0.Dense_1`); a further call of a module adds its number (`Encoder_0.Dense_1#1`), and so does a further step of a
     `scan` of up to 128 steps. No layers are outputs of other kinds (tuples, say), and modules inside longer scans, `cond`,
-    `while_loop`, `custom_jvp` and `custom_vjp`. Dropout and batch normalisation are in evaluation mode whatever the
-    module's settings say; arguments of the call named `deterministic`, `use_running_average`, `train`, `training` or
-    `is_training` are set so where not given.
+    `while_loop`, `custom_jvp` and `custom_vjp`. A batch is known by its length: an output whose first axis has that length
+    by chance (an ensemble of as many members) is taken for a layer.
+
+    Dropout and batch normalisation are in evaluation mode, whatever the module's settings say; arguments of the model's call
+    named `deterministic`, `use_running_average`, `train`, `training` or `is_training` are set accordingly, also where
+    another value is given.
 
     **Arguments:**
 
@@ -69,8 +72,11 @@ def from_linen(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: expected a flax.linen.Module, got {_kind(module)}; for NNX models use ipjax.from_nnx")
-    if not hasattr(variables, "keys") or not jax.tree.leaves(variables):
-        raise ValueError(f'variables: expected what module.init returns, {{"params": ...}}, got {_kind(variables)}')
+    if not isinstance(variables, Mapping) or "params" not in variables or not jax.tree.leaves(variables):
+        got = f"the keys {', '.join(map(repr, variables)) or '(none)'}" if isinstance(variables, Mapping) else _kind(variables)
+        raise ValueError(f'variables: expected what module.init returns, {{"params": ..., "batch_stats": ...}}, got {got}')
+    if not all(isinstance(leaf, Array | np.ndarray) for leaf in jax.tree.leaves(variables)):
+        raise ValueError("variables: expected arrays, got other leaves; jax.eval_shape gives shapes only, use module.init")
     call = _in_evaluation(module.__call__, (None, *arguments), keywords, IN_CALL)
     return _network(_Linen(_Static(module)), variables, call, start, output)
 
@@ -85,6 +91,8 @@ def from_nnx(
     """
     if not isinstance(model, nnx.Module):
         raise ValueError(f"model: expected a flax.nnx.Module, got {_kind(model)}; for Linen modules use ipjax.from_linen")
+    if not callable(model):
+        raise ValueError(f"model: expected a module with a __call__, {type(model).__name__} has none")
     call = _in_evaluation(model.__call__, (None, *arguments), keywords, IN_CALL)  # pyright: ignore[reportCallIssue]
     model = nnx.clone(model)
     model.eval()
@@ -256,7 +264,7 @@ def _apply(equation: core.JaxprEqn, values: list[Any], tap: Tap) -> Sequence[Any
     name, parameters = equation.primitive.name, equation.params
     if name == "name" and parameters["name"].startswith(MARK):
         return [tap(parameters["name"].removeprefix(MARK), values[0])]
-    if name == "conv_general_dilated" and _is_plain(parameters):
+    if name == "conv_general_dilated" and _is_plain(equation):
         strides, padding, precision = (parameters[key] for key in ("window_strides", "padding", "precision"))
         return [convolution(values[0], values[1], strides, padding, precision=precision)]
     body: Any = parameters.get("jaxpr", parameters.get("call_jaxpr"))
@@ -297,28 +305,34 @@ def _holds_marks(body: core.Jaxpr | core.ClosedJaxpr) -> bool:
 NHWC = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
-def _is_plain(parameters: dict[str, Any]) -> bool:
+def _is_plain(equation: core.JaxprEqn) -> bool:
     """Whether a convolution is one that `models.convolution` makes faster."""
+    parameters = equation.params
+    avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
     return (
-        parameters["dimension_numbers"] == NHWC
+        len({aval.dtype for aval in avals}) == 1
+        and parameters["dimension_numbers"] == NHWC
         and {*parameters["lhs_dilation"], *parameters["rhs_dilation"]} == {1}
         and parameters["feature_group_count"] == parameters["batch_group_count"] == 1
     )
 
 
 class _Static:
-    """A static value, compared by its own equality where it can be hashed and by identity otherwise."""
+    """A static value, compared by its own equality where it can be hashed and by identity otherwise.
+
+    Its text is compared, too: Python takes 1, 1.0 and True, alone or as fields of a module, for equal.
+    """
 
     def __init__(self, value: Any):
         self.value = value
         try:
             hash(value)
-            self.key = value
+            self.key = (type(value), value, repr(value))
         except TypeError:
             self.key = id(value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and type(self.value) is type(other.value) and self.key == other.key
+        return isinstance(other, _Static) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -125,9 +125,13 @@ def neuron_conductance(
     """
     net, x = _checked_input(net, x)
     (name,) = net.layers(x, [layer])
-    index = (unit,) if isinstance(unit, int | np.integer) else tuple(unit)
+    index = tuple(unit) if isinstance(unit, tuple | list) else (unit,)
     shape = net.layer_shapes(x)[name].shape[1:]
-    if len(index) != len(shape) or any(not 0 <= i < n for i, n in zip(index, shape, strict=True)):
+    if (
+        not all(isinstance(i, int | np.integer) for i in index)
+        or len(index) != len(shape)
+        or any(not 0 <= i < n for i, n in zip(index, shape, strict=True))
+    ):
         raise ValueError(f"unit: expected an index into layer {name!r} of shape {list(shape)}, got {unit}")
     choice, weights = _checked_target(net, x, target)
     baseline = _checked_baseline(x, baseline)
@@ -164,8 +168,18 @@ def _batch(x: Input) -> int:
 
 
 def _point(baseline: Input, direction: Input, a: Array) -> Input:
-    """The point of the path at `a`."""
-    return jax.tree.map(lambda start, along: start + a.astype(along.dtype) * along, baseline, direction)
+    """The point of the path at `a`, in the precision of the input."""
+    return jax.tree.map(lambda start, along: (start + a * along).astype(along.dtype), baseline, direction)
+
+
+def _at_least_single(values: Any) -> Any:
+    """Half-precision values in single precision, in which products and sums over the path are safe."""
+    return jax.tree.map(lambda value: value.astype(jnp.promote_types(value.dtype, jnp.float32)), values)
+
+
+def _precision(x: Input) -> Any:
+    """The dtype of positions on the path."""
+    return jnp.promote_types(jnp.result_type(*jax.tree.leaves(x)), jnp.float32)
 
 
 def _nodes_at_once(x: Input) -> int:
@@ -195,11 +209,11 @@ def _layer_conductance(
     direction = jax.tree.map(jnp.subtract, x, baseline)
 
     def node(a: Array) -> tuple[ByLayer, ByLayer]:
-        return _gradients_and_activations(net, _point(baseline, direction, a), names, objective)
+        return _at_least_single(_gradients_and_activations(net, _point(baseline, direction, a), names, objective))
 
     def rate(a: Array) -> ByLayer:
         def activations(a: Array) -> ByLayer:
-            return _activations(net, _point(baseline, direction, a), names)
+            return _at_least_single(_activations(net, _point(baseline, direction, a), names))
 
         return jax.jvp(activations, (a,), (jnp.ones_like(a),))[1]
 
@@ -224,13 +238,13 @@ def _layer_conductance(
         g, _h = jax.vmap(node)(nodes)
         return None, jax.tree.map(lambda g, dh: jnp.einsum("k,k...->...", node_weights, g * dh), g, jax.vmap(rate)(nodes))
 
-    dtype = jnp.result_type(*jax.tree.leaves(x))
+    dtype = _precision(x)
     nodes = jnp.asarray(quadrature.nodes, dtype)
     if quadrature.form == "tangent":
         coefficients, first, body = jnp.asarray(quadrature.weights, dtype), None, tangent
     else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
         coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
-        zeros = {name: jnp.zeros_like(value) for name, value in _activations(net, x, names).items()}
+        zeros = jax.tree.map(jnp.zeros_like, _at_least_single(_activations(net, x, names)))
         first = (zeros, zeros)
 
     def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
@@ -240,7 +254,7 @@ def _layer_conductance(
 
     total = jax.tree.map(
         lambda like: jnp.zeros(like.shape, like.dtype),
-        jax.eval_shape(lambda: _read(readout, _activations(net, x, names))),
+        jax.eval_shape(lambda: _read(readout, _at_least_single(_activations(net, x, names)))),
     )
     (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
     return total
@@ -257,7 +271,7 @@ def _neuron_conductance(
     index: tuple[int, ...],
     choice: Callable | str | None,
     chunk: int,
-) -> Array:
+) -> Input:
     objective = _objective(net, x, weights, choice)
     direction = jax.tree.map(jnp.subtract, x, baseline)
     place = (slice(None), *index)
@@ -276,7 +290,7 @@ def _neuron_conductance(
 
         return jax.tree.map(add, total, jax.vmap(node)(nodes)), None
 
-    dtype = jnp.result_type(*jax.tree.leaves(x))
+    dtype = _precision(x)
     nodes, node_weights = jnp.asarray(quadrature.nodes, dtype), jnp.asarray(quadrature.weights, dtype)
     total, _ = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, x), _in_chunks(nodes, node_weights, chunk))
     return jax.tree.map(jnp.multiply, total, direction)
@@ -346,6 +360,11 @@ def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:
     """What the path runs through: the network from its start on, and the value there."""
     whole = net.start is None
     net, x = net.at_start(x)
+    for leaf in jax.tree.leaves(x):
+        if not isinstance(leaf, Array | np.ndarray):
+            raise ValueError(
+                f"x: expected an array [batch, ...] or a pytree of arrays, found a value of type {type(leaf).__name__}"
+            )
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     for leaf in jax.tree.leaves(x):
@@ -424,7 +443,12 @@ def _checked_target(net: Network, x: Input, target: Target) -> tuple[Callable | 
         if target == "contrast":
             return None, contrast_weights(num_classes).astype(logits.dtype)
         raise ValueError(f'target: expected "predicted", "contrast", a class, an array or a callable, got {target!r}')
-    array = jnp.asarray(target)
+    try:
+        array = jnp.asarray(target)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'target: expected "predicted", "contrast", a class, an array or a callable, got a {type(target).__name__}'
+        ) from error
     if jnp.issubdtype(array.dtype, jnp.integer):
         if array.ndim > 1 or (array.ndim == 1 and len(array) != batch):
             raise ValueError(f"target: expected one class or {batch} classes, one an image, got shape {list(array.shape)}")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
@@ -30,7 +31,7 @@ Layers = Sequence[str] | Literal["all"] | None
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Network:
-    """Parameters and a function from an image batch to logits that reports its layers.
+    """Parameters and a function from a batch to logits that reports its layers.
 
     Each image's logits must depend on that image alone (no batch statistics): gradients are taken of sums over the batch.
     A pytree: the parameters are leaves; `apply` and `default_layers` are static, so two networks of one architecture
@@ -79,8 +80,8 @@ class Network:
         return net.apply(net.params, jax.tree_util.tree_map_with_path(tap_input, x), tap_once)
 
     def at_start(self, x: Input) -> tuple[Network, Input]:
-        """The rest of the network from `start` on, and the value there for inputs `x`: what is run on the path's points."""
-        if self.start is None:
+        """The network whose input is the layer `start`, and that layer's value for `x`."""
+        if self.start in (None, "input"):
             return self, x
         rest = Network((self.params, x), _FromLayer(self.apply, self.start), self.default_layers)
         return rest, _value_at(replace(self, start=None), x, self.start)
@@ -89,7 +90,8 @@ class Network:
         """Raises `ValueError` where `x` has not the shape `[batch, *input_shape]` that the network was made for."""
         if self.input_shape is None:
             return
-        x = jnp.asarray(x)
+        if not isinstance(x, Array | np.ndarray):
+            raise ValueError(f"x: expected an array [batch, ...], got a value of type {type(x).__name__}")
         fits = x.ndim == len(self.input_shape) + 1 and all(
             expected is None or expected == got for expected, got in zip(self.input_shape, x.shape[1:], strict=True)
         )
@@ -147,8 +149,12 @@ class Network:
         return logits, values
 
 
-def from_function(apply: Apply, params: Any, default_layers: Sequence[str] | None = None) -> Network:
+def from_function(
+    apply: Apply, params: Any, default_layers: Sequence[str] | None = None, *, start: str | None = None
+) -> Network:
     """A network from any function `apply(params, x, tap) -> logits` that calls `x = tap("name", x)` at its layers.
+
+    `start` is the layer where the path from baseline to input starts, for inputs that cannot be scaled (tokens).
 
     ```python
     def apply(params, x, tap):
@@ -158,7 +164,7 @@ def from_function(apply: Apply, params: Any, default_layers: Sequence[str] | Non
     net = ipjax.from_function(apply, params)
     ```
     """
-    return Network(params, apply, None if default_layers is None else tuple(default_layers))
+    return Network(params, apply, None if default_layers is None else tuple(default_layers), start=start)
 
 
 def from_tapping_module(
@@ -195,7 +201,7 @@ def _trace(
 
 @dataclass(frozen=True)
 class _FromLayer:
-    """`apply` of a network that starts at a layer: its parameters are the whole network's and the input of that."""
+    """`apply` of a network that starts at a layer; its parameters are the whole network's and that network's input."""
 
     apply: Apply
     start: str
@@ -211,7 +217,10 @@ class _FromLayer:
             return tap(name, own) if begun else own
 
         whole, x = params
-        return self.apply(whole, x, tap_rest)
+        logits = self.apply(whole, x, tap_rest)
+        if not begun:
+            raise KeyError(f"start: expected a layer after the input, got {self.start!r}")
+        return logits
 
 
 @partial(jax.jit, static_argnames="layer")

@@ -5,7 +5,9 @@ python -m ports list
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +16,12 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from ports import catalog, hub, keys, loading, readers
+from ports.state_pickle import describe
 
 TOLERANCE = 1e-4
 
@@ -60,7 +66,7 @@ def inspect(file: Annotated[Path, *_positional("FILE")]) -> None:
     for column in ("key", "shape", "dtype"):
         table.add_column(column, no_wrap=True)
     for key, array in arrays.items():
-        table.add_row(key, " x ".join(map(str, array.shape)) or "scalar", str(array.dtype))
+        table.add_row(Text(describe(key)), " x ".join(map(str, array.shape)) or "scalar", str(array.dtype))
     count = sum(array.size for array in arrays.values())
     network = keys.recognise(arrays)
     shown = Console(width=max(100, Console().width))
@@ -73,7 +79,7 @@ def inspect(file: Annotated[Path, *_positional("FILE")]) -> None:
 def convert(
     source: Annotated[Path, *_positional("SRC")],
     destination: Annotated[Path, *_positional("DST")],
-    keys: keys.Naming = "flax",
+    naming: Annotated[keys.Naming, tyro.conf.arg(name="keys")] = "flax",
     network: str | None = None,
 ) -> None:
     """Writes weights under other names, in the layouts that go with them, as float32.
@@ -81,10 +87,10 @@ def convert(
     Args:
         source: a state dict, .pth or .safetensors, in any of the namings.
         destination: a file to make; .safetensors, or .pth where torch is installed.
-        keys: the names to write: flax is this project's own, torchvision and timm lead back.
+        naming: the names to write: flax is this project's own, torchvision and timm lead back.
         network: the architecture; default: told by the keys of the source.
     """
-    if destination.exists():
+    if os.path.lexists(destination):
         raise ValueError(f"destination: {destination} exists; choose another name")
     if destination.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"destination: expected the ending .safetensors, .pth or .pt, got {destination.name!r}")
@@ -92,9 +98,9 @@ def convert(
         raise FileNotFoundError(f"destination: expected a folder at {destination.parent}, found none")
     arrays = readers.read(source)
     name = network or _recognised(arrays, source)
-    state = loading.export(loading.from_state_dict(name, arrays, where=str(source)), keys)
-    _write(destination, state, {"network": name, "keys": keys})
-    Console().print(f"{name}: {len(state)} arrays in the keys of {keys} written to {destination}", markup=False)
+    state = loading.export(loading.from_state_dict(name, arrays, where=str(source)), naming)
+    _write(destination, state, {"network": name, "keys": naming})
+    Console().print(f"{name}: {len(state)} arrays in the keys of {naming} written to {destination}", markup=False)
 
 
 def verify(
@@ -145,21 +151,32 @@ def _recognised(arrays: dict[str, np.ndarray], source: Path) -> str:
 
 
 def _write(path: Path, state: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    part = path.with_name(path.name + ".part")
+    """Writes a whole file or none; raises `OSError`."""
+    save = _save_safetensors if path.suffix == ".safetensors" else _save_pth
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import save_file
-
-            save_file(state, part, metadata=metadata)
-        else:
-            try:
-                import torch
-            except ImportError as error:
-                raise ValueError(f"writing {path.name} needs torch; install it, or write .safetensors") from error
-            torch.save({key: torch.from_numpy(array.copy()) for key, array in state.items()}, part)
+        save(state, part, metadata)
+        part.chmod(0o644)
         part.replace(path)
+    except (SafetensorError, RuntimeError) as error:  # what the libraries make of a full disk
+        raise OSError(f"{path} could not be written, nothing is left of it: {str(error).splitlines()[0]}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _save_safetensors(state: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    save_file(state, path, metadata=metadata)
+
+
+def _save_pth(state: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    del metadata
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError("destination: writing .pth needs torch; install it, or write .safetensors") from error
+    torch.save({key: torch.from_numpy(array.copy()) for key, array in state.items()}, path)
 
 
 def main() -> None:

@@ -98,7 +98,8 @@ def fetch_repository(name: str) -> Path:
 
 def cache_folder() -> Path:
     """Where torchvision's files are kept: `IPJAX_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("IPJAX_CACHE") or user_cache_dir("ipjax")).expanduser()
+    folder = os.environ.get("IPJAX_CACHE") or user_cache_dir("ipjax")
+    return Path(os.path.expanduser(folder))  # which leaves a user that does not exist as it is
 
 
 def _lock(path: Path) -> AbstractContextManager:

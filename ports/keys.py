@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -188,9 +189,13 @@ def load(
         if array.shape != expected:
             problems.append(f"shape: {key} is {list(array.shape)}, expected {list(expected)}")
             continue
-        array = np.asarray(array, dtype=target.dtype)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            problems.append(f"dtype: {key} is {array.dtype}, expected floating numbers")
+            continue
+        with np.errstate(over="ignore"):
+            array = np.asarray(array, dtype=target.dtype)
         if not np.isfinite(array).all():
-            problems.append(f"not finite: {key} contains NaN or infinity")
+            problems.append(f"not finite: {key} contains NaN or infinity as {target.dtype}")
         elif path.endswith(".var") and (array < 0).any():
             problems.append(f"negative: {key} is a variance with values below 0")
         else:

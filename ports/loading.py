@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +17,12 @@ from ports import catalog, hub, keys, readers
 DIGITS = {name: Path(__file__).parent / "checkpoints" / f"{name}-digits.safetensors" for name in ("resnet50", "vgg16")}
 Model = resnet.ResNet | vgg.VGG
 HUB = "hf-hub:"
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")  # of what is a file even where there is none
 
 
 @dataclass(frozen=True)
 class _Family:
-    """`sizes`: keyword of `build` -> path of the parameter whose array has that length in every naming but Flax's."""
+    """`sizes`: keyword of `build` -> path of a one-dimensional parameter of that length."""
 
     build: Callable[..., Model]
     as_network: Callable[..., Network]
@@ -46,7 +46,7 @@ def load(
     - `weights`: where they come from:
         - a name of the catalog, torchvision's (`"IMAGENET1K_V1"`) or timm's (`"resnet50.tv_in1k"`), downloaded once;
             `python -m ports list` shows them;
-        - the path of a state dict (`.pth`, `.safetensors`) with the keys of torchvision, timm or `python -m ports
+        - the path of a state dict (`.pth`, `.safetensors`, ...) with the keys of torchvision, timm or `python -m ports
             convert`, whose width and number of classes are read off its arrays;
         - `"hf-hub:OWNER/REPOSITORY"`, its `model.safetensors`;
         - `"digits"`, the checkpoint that ships with the project (resnet50, vgg16);
@@ -58,7 +58,11 @@ def load(
     `ValueError` for a file that is damaged or does not fit, listing every difference, `OSError` where a download fails.
     """
     family = _family(name)
+    if not isinstance(weights, str | Path) or not str(weights):
+        raise ValueError(f"weights: expected a name or a path, got {weights!r}")
     if weights == "random":
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed: expected an integer from 0 to 2³² - 1, got {seed!r}")
         sizes = {"width": width, "hidden": hidden, "num_classes": num_classes}
         if wrong := {size: n for size, n in sizes.items() if isinstance(n, bool) or not isinstance(n, int) or n < 1}:
             raise ValueError(f"{', '.join(wrong)}: expected integers of at least 1, got {', '.join(map(repr, wrong.values()))}")
@@ -75,8 +79,10 @@ def locate(name: str, weights: str | Path) -> Path:
         return DIGITS[name]
     if str(weights).startswith(HUB):
         return hub.fetch_repository(str(weights).removeprefix(HUB))
-    if isinstance(weights, Path) or Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(weights).exists():
+    if isinstance(weights, Path) or Path(weights).suffix in ENDINGS or Path(weights).exists():
         return Path(weights)
+    if len(Path(weights).parts) > 1:
+        raise FileNotFoundError(f"weights: found no file {weights}; repositories of the hub are named {HUB}OWNER/REPOSITORY")
     return hub.fetch(catalog.find(name, weights))
 
 
@@ -96,9 +102,9 @@ def from_state_dict(name: str, source: Mapping[str, np.ndarray], *, where: str =
 def export(model: Model | Network, naming: keys.Naming = "torchvision") -> dict[str, np.ndarray]:
     """The parameters of a model, or of a network that `load` made, as a state dict in one of the namings."""
     if isinstance(model, Network):
-        if not isinstance(model.apply, TappingModule):
-            raise ValueError("model: expected a network made by ports.load, got one that was made in another way")
-        model = cast(Model, nnx.merge(model.apply.graph, model.params))
+        model = nnx.merge(model.apply.graph, model.params) if isinstance(model.apply, TappingModule) else model
+    if not isinstance(model, Model):
+        raise ValueError(f"model: expected a ResNet or VGG of ipjax.models, or a network of one, got {type(model).__name__}")
     arrays = {path: np.asarray(leaf.get_value()) for path, leaf in _flatten(nnx.state(model)).items()}
     return keys.export(keys.table(model.name, naming), arrays)
 

@@ -24,13 +24,12 @@ def layer_errors(name: str, net: Network, *, size: int = 224, seed: int = 0) -> 
     except (ImportError, RuntimeError) as error:
         raise ValueError(f"verify: expected torch and torchvision to be installed; importing them failed: {error}") from error
     state = {key: torch.from_numpy(np.array(array)) for key, array in loading.export(net).items()}
-    num_classes = len(state["fc.bias" if "fc.bias" in state else "classifier.6.bias"])
-    model = getattr(torchvision.models, name)(num_classes=num_classes).eval()
+    x = np.random.default_rng(seed).standard_normal((1, size, size, 3), np.float32)
+    model = getattr(torchvision.models, name)(num_classes=net.logits_shape(x).shape[1]).eval()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"verify: torchvision's {name} does not take these weights: {error}") from error
-    x = np.random.default_rng(seed).standard_normal((1, size, size, 3), np.float32)
     _, ours = jax.jit(lambda net, x: net.activations(x, "all"))(net, x)
     theirs = _outputs(model, torch.from_numpy(x.transpose(0, 3, 1, 2)))
     return {layer: _relative_error(ours[layer], theirs[layer]) for layer in net.layers(x, "all") if layer != "input"}

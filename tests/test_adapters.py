@@ -119,10 +119,9 @@ def test_flaxs_mnist_examples(kind):
     "name_and_model",
     [
         (resnet, resnet.resnet("resnet18", width=4, num_classes=5, rngs=nnx.Rngs(0))),
-        (resnet, resnet.resnet("resnet50", width=2, num_classes=5, rngs=nnx.Rngs(0))),
         (vgg, vgg.vgg("vgg11_bn", width=4, hidden=8, num_classes=5, rngs=nnx.Rngs(0))),
     ],
-    ids=["resnet18", "resnet50", "vgg11_bn"],
+    ids=["resnet18", "vgg11_bn"],
 )
 def test_conductance_of_an_nnx_model_equals_that_through_explicit_taps(name_and_model):
     family, model = name_and_model
@@ -399,8 +398,51 @@ def test_an_argument_that_names_the_mode_may_be_given():
     module, x = Stochastic(), normal(3, 5)
     variables = linen(module, x, train=False)
     expected = ipjax.from_linen(module, variables)(x)
-    for net in (ipjax.from_linen(module, variables, False), ipjax.from_linen(module, variables, train=False)):
-        chex.assert_trees_all_equal(net(x), expected)
+    for given in (False, True):
+        for net in (ipjax.from_linen(module, variables, given), ipjax.from_linen(module, variables, train=given)):
+            chex.assert_trees_all_equal(net(x), expected)
+
+
+def test_fields_that_python_takes_for_equal_are_told_apart():
+    x = normal(2, 3)
+    variables = Scaled(1).init(jax.random.key(0), x)
+    once, twice = (ipjax.from_linen(Scaled(by), variables)(x) for by in (1, True))
+    chex.assert_trees_all_close(twice, 2 * once, rtol=1e-6)
+
+
+class Scaled(nn.Module):
+    by: object
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x) * (2 if self.by is True else 1)
+
+
+class Half(nn.Module):
+    """A bfloat16 model on float32 inputs, with a convolution that accumulates in float32."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, 3, 8))
+        half, settings = jnp.bfloat16, {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "preferred_element_type": jnp.float32}
+        y = jax.lax.conv_general_dilated(x.astype(half), kernel.astype(half), (1, 1), "SAME", **settings)
+        y = nn.tanh(nn.Dense(16, dtype=half)(y.mean((1, 2)) + 1e-4))
+        return nn.Dense(3, dtype=half)(y)
+
+
+@pytest.mark.parametrize("rule", [quadrature.trapezoid(32), quadrature.gauss_legendre(16)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_half_precision_models_are_accumulated_in_single_precision(rule, dtype):
+    x = jnp.asarray(normal(2, 6, 6, 3), dtype)
+    module = Half()
+    variables = module.init(jax.random.key(0), x)
+    net = ipjax.from_linen(module, variables)
+    chex.assert_trees_all_equal(net(x), module.apply(variables, x))
+    conductance = ipjax.layer_conductance(net, x, layers=["Dense_0", "Dense_1"], target=1, quadrature=rule)
+    assert all(value.dtype == jnp.float32 for value in conductance.values())
+    change = (net(x) - net(0 * x))[:, 1].astype(jnp.float32)
+    for value in conductance.values():
+        assert np.all(np.abs(value.sum(1) - change) < 0.05 * np.abs(change).max() + 0.01)
 
 
 # further arguments, pytrees, starts
@@ -535,6 +577,16 @@ def test_what_is_no_flax_model():
     for variables in ({}, {"params": {}}, None):
         with pytest.raises(ValueError, match=r"variables: expected what module\.init returns"):
             ipjax.from_linen(nn.Dense(3), variables)
+    with pytest.raises(ValueError, match=r"expected what module\.init returns, .* got the keys 'kernel', 'bias'"):
+        ipjax.from_linen(nn.Dense(3), {"kernel": normal(2, 3), "bias": normal(3)})
+
+
+def test_what_cannot_be_called():
+    with pytest.raises(ValueError, match=r"expected a module with a __call__, Module has none"):
+        ipjax.from_nnx(nnx.Module())
+    shapes = jax.eval_shape(nn.Dense(2).init, jax.random.key(0), normal(2, 3))
+    with pytest.raises(ValueError, match=r"variables: expected arrays, got other leaves"):
+        ipjax.from_linen(nn.Dense(2), shapes)
 
 
 def test_an_unknown_start_names_the_layers(reader):
@@ -542,6 +594,22 @@ def test_an_unknown_start_names_the_layers(reader):
     net = ipjax.from_linen(module, variables, mask, start="word", output=logits_of)
     with pytest.raises(KeyError, match=r"no layer 'word'; .* 'words'"):
         net(tokens)
+
+
+def test_a_start_at_the_input_is_the_whole_path():
+    def apply(params, x, tap):
+        return tap("hidden", jnp.tanh(x["a"])) @ params + x["b"]
+
+    x = {"a": normal(3, 2), "b": normal(3, 4, seed=1)}
+    whole = ipjax.from_function(apply, normal(2, 4))
+    conductance = ipjax.layer_conductance(whole, x, target=1)
+    chex.assert_trees_all_equal(
+        ipjax.layer_conductance(ipjax.from_function(apply, normal(2, 4), start="input"), x, target=1), conductance
+    )
+    at_hidden = ipjax.layer_conductance(ipjax.from_function(apply, normal(2, 4), start="hidden"), x, target=1)
+    chex.assert_trees_all_close(at_hidden["input"], jnp.tanh(x["a"]) * normal(2, 4)[:, 1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(KeyError, match=r"start: expected a layer after the input, got 'input\.a'"):
+        ipjax.from_function(apply, normal(2, 4), start="input.a")(x)
 
 
 def test_a_model_that_returns_no_array_needs_an_output(reader):

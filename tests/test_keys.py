@@ -49,7 +49,7 @@ def test_keys_and_layouts_are_torchvisions_and_timms(name):
         assert {key: w.ndim for key, w in state.items()} == {key: len(shape) for key, shape in expected.items()}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+@pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.slow), "resnet50"])
 def test_timms_networks_both_ways(name, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(f"{name}.tv_in1k", pretrained=False, num_classes=10).eval()
@@ -105,11 +105,19 @@ def test_every_difference_is_listed_in_one_error():
     assert sorted(lines[1:]) == [
         "missing: features.4.bias, expected for features.4.bias",
         "negative: features.1.running_var is a variance with values below 0",
-        "not finite: classifier.3.bias contains NaN or infinity",
+        "not finite: classifier.3.bias contains NaN or infinity as float32",
         "not used: features.30.weight",
         "not used: optimizer",
         "shape: features.8.weight is [8, 1, 3, 3], expected [8, 4, 3, 3]",
     ]
+
+
+@pytest.mark.parametrize(("dtype", "problem"), [(np.complex64, "complex64"), (np.int64, "int64"), (np.bool_, "bool")])
+def test_weights_that_are_no_floating_numbers(dtype, problem):
+    state = ports.export(narrow("vgg11"))
+    state["features.0.bias"] = state["features.0.bias"].astype(dtype)
+    with pytest.raises(ValueError, match=f"dtype: features.0.bias is {problem}, expected floating numbers"):
+        ports.from_state_dict("vgg11", state)
 
 
 def test_a_key_of_two_rows_and_a_target_of_two_keys():
@@ -159,5 +167,5 @@ def test_a_state_dict_of_none_of_the_architectures_is_not_recognised():
 def test_only_networks_of_this_project_are_exported():
     import ipjax
 
-    with pytest.raises(ValueError, match=r"expected a network made by ports\.load"):
+    with pytest.raises(ValueError, match=r"expected a ResNet or VGG of ipjax\.models, or a network of one, got Network"):
         ports.export(ipjax.from_function(lambda params, x, tap: x, {}))

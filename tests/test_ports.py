@@ -195,7 +195,7 @@ def test_every_difference_is_listed(state, tmp_path):
     assert set(str(caught.value).splitlines()[1:]) == {
         "  missing: layer1.0.bn1.weight, expected for layer1.0.bn1.scale",
         "  shape: layer2.0.conv1.weight is [8, 2, 3, 3], expected [8, 4, 3, 3]",
-        "  not finite: bn1.running_var contains NaN or infinity",
+        "  not finite: bn1.running_var contains NaN or infinity as float32",
         "  not used: layer1.0.bn1.gamma",
     }
 
@@ -230,3 +230,22 @@ def test_pth_that_holds_something_else(content, message, tmp_path):
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=message):
         ports.load("resnet18", tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("weights", [None, 5, {}, b"random", "", np.zeros(3)], ids=str)
+def test_weights_that_are_no_name(weights):
+    with pytest.raises(ValueError, match="weights: expected a name or a path, got "):
+        ports.load("resnet18", weights)
+
+
+def test_a_repository_of_the_hub_needs_its_prefix():
+    with pytest.raises(
+        FileNotFoundError, match="found no file timm/resnet18.a1_in1k; repositories of the hub are named hf-hub:OWNER"
+    ):
+        ports.load("resnet18", "timm/resnet18.a1_in1k")
+
+
+@pytest.mark.parametrize("settings", [{"width": 0}, {"num_classes": 2.5}, {"seed": -1}, {"seed": "a"}])
+def test_sizes_and_seeds_that_cannot_be(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}: expected "):
+        ports.load("resnet18", "random", **settings)

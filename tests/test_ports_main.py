@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 import torch
 import torch_reference
+from safetensors import SafetensorError
 
 import ports
 from ports import __main__ as program
@@ -89,6 +90,34 @@ def test_convert_overwrites_nothing(source, tmp_path, monkeypatch, capsys):
     status, _, err = run(monkeypatch, capsys, "convert", source, source)
     assert status == 2 and "exists; choose another name" in " ".join(err.split())
     assert source.read_bytes() == before
+
+
+def test_convert_leaves_the_neighbours_alone(source, tmp_path, monkeypatch, capsys):
+    part = source.rename(tmp_path / "out.safetensors.part")
+    before = part.read_bytes()
+    assert run(monkeypatch, capsys, "convert", part, tmp_path / "out.safetensors")[0] == 0
+    assert part.read_bytes() == before
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
+    status, _, err = run(monkeypatch, capsys, "convert", part, tmp_path / "link.safetensors")
+    assert status == 2 and "exists; choose another name" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_convert_on_a_full_disk_leaves_nothing(ending, source, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise RuntimeError("unexpected pos 16768 vs 16688") if ending == ".pth" else SafetensorError("No space left on device")
+
+    monkeypatch.setattr(program, "_save_safetensors", full)
+    monkeypatch.setattr(program, "_save_pth", full)
+    status, _, err = run(monkeypatch, capsys, "convert", source, tmp_path / f"out{ending}")
+    assert status == 2 and "could not be written, nothing is left of it" in " ".join(err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
+
+
+def test_inspect_prints_keys_as_they_are(tmp_path, monkeypatch, capsys):
+    safetensors.numpy.save_file({"[/red]x": np.zeros(3), "a\n\x1b[2Jb": np.zeros(3)}, tmp_path / "odd.safetensors")
+    status, out, _ = run(monkeypatch, capsys, "inspect", tmp_path / "odd.safetensors")
+    assert status == 0 and "[/red]x" in out and r"'a\n\x1b[2Jb'" in out
 
 
 @pytest.mark.parametrize(

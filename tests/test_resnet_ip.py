@@ -90,7 +90,7 @@ def test_refuses_a_folder_that_is_not_a_run(tmp_path):
         ({"layers": ("layer9.9",)}, KeyError, "nearest"),
         ({"weights": "missing.safetensors"}, FileNotFoundError, "expected a file"),
         ({"network": "resnet18"}, KeyError, "resnet50"),
-        ({"network": "vgg16"}, KeyError, "architecture"),
+        ({"network": "vgg17"}, KeyError, "architecture"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(settings, error, message, tmp_path):

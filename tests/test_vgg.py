@@ -100,12 +100,12 @@ def test_dropout_draws_in_training_and_not_in_evaluation():
     model = vgg("vgg11", width=2, hidden=64, num_classes=3, rngs=nnx.Rngs(0))
     x = images(32, 32)
     model.train()
-    forward = nnx.jit(lambda model, x, seed: model(x, rngs=nnx.Rngs(seed)))
-    first, again, other = (forward(model, x, seed) for seed in (0, 0, 1))
+    forward = nnx.jit(lambda model, x, key: model(x, rngs=nnx.Rngs(key)))
+    first, again, other = (forward(model, x, jax.random.key(seed)) for seed in (0, 0, 1))
     chex.assert_trees_all_equal(first, again)
     assert not np.allclose(first, other)
     model.eval()
-    chex.assert_trees_all_equal(forward(model, x, 0), forward(model, x, 1))
+    chex.assert_trees_all_equal(forward(model, x, jax.random.key(0)), forward(model, x, jax.random.key(1)))
 
 
 def test_random_weights_keep_the_signal():

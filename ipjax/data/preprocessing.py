@@ -8,7 +8,6 @@ alone does the work, so no torch is needed to reproduce the accuracies that its 
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,15 +49,15 @@ class Preprocessing:
     def __post_init__(self):
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of pixels from 1 on, got {value!r}")
         for name in ("mean", "std"):
             value = getattr(self, name)
             # a list would make the settings unhashable
-            if not isinstance(value, tuple) or len(value) != 3 or not all(map(_is_finite, value)):
-                raise ValueError(f"{name}: expected a tuple of three finite numbers, one a channel, got {value!r}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std: expected positive numbers, as images are divided by them, got {self.std!r}")
+            if not isinstance(value, tuple) or len(value) != 3 or not all(map(_is_moderate, value)):
+                raise ValueError(f"{name}: expected a tuple of three finite numbers, below 1e6, one a channel, got {value!r}")
+        if min(self.std) < 1e-6:
+            raise ValueError(f"std: expected positive numbers, at least 1e-6, as images are divided by them, got {self.std!r}")
 
     def pixels(self, image: ImageSource) -> UInt8[np.ndarray, "crop crop 3"]:
         """The image in RGB, resized and cropped, before normalisation."""
@@ -75,8 +74,8 @@ class Preprocessing:
         return (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
-def _is_finite(number: object) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number)
+def _is_moderate(number: object) -> bool:
+    return isinstance(number, int | float) and abs(number) < 1e6  # which NaN is not
 
 
 def _resized(size: tuple[int, int], resize: int) -> tuple[int, int]:
