@@ -361,7 +361,7 @@ def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:
     whole = net.start is None
     net, x = net.at_start(x)
     for leaf in jax.tree.leaves(x):
-        if not isinstance(leaf, Array | np.ndarray):
+        if not isinstance(leaf, Array | np.ndarray | np.generic):
             raise ValueError(
                 f"x: expected an array [batch, ...] or a pytree of arrays, found a value of type {type(leaf).__name__}"
             )
