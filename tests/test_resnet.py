@@ -11,6 +11,7 @@ from flax import nnx
 
 import ports
 from ipjax.models.resnet import resnet
+from ports.verify import layer_errors
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 LAST_RELU = {"resnet18": "relu_1", "resnet50": "relu_2"}  # torchvision's name for what a block returns
@@ -88,3 +89,11 @@ def test_evaluation_mode_does_not_mix_images(pair):
 def test_unknown_architecture_lists_the_known():
     with pytest.raises(KeyError, match=r"expected one of resnet18, .*got 'resnet19'"):
         resnet("resnet19", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152"])
+def test_every_layer_of_the_other_members_equals_torchvisions(name, tmp_path):
+    net = ports.load(name, torch_reference.save(torch_reference.network(name), tmp_path / "weights.pth"))
+    errors = layer_errors(name, net)
+    assert max(errors.values()) < 1e-4, errors
