@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipjax.estimators import KDE, Binned, Labels, Probe, mutual_information
+from ipjax.estimators import KDE, NWJ, Binned, GaussianChannel, InfoNCE, Labels, Probe, mutual_information
 from ipjax.estimators.base import estimate
 
 ESTIMATORS = {
@@ -160,6 +160,11 @@ def test_one_trace_a_shape(name):
         entry.eval_shape(replace(ESTIMATORS[name]), x, Labels(jnp.asarray(y), 4), KEY)  # equal settings, another object
     with pytest.raises(AssertionError, match="traced > 1 times"):
         entry.eval_shape(ESTIMATORS[name], x[:-1], Labels(jnp.asarray(y[:-1]), 4), KEY)
+
+
+def test_estimators_of_like_settings_do_not_share_compiled_code():
+    structures = [jax.tree.structure(estimator) for estimator in (KDE(0.5), GaussianChannel(0.5), InfoNCE(), NWJ())]
+    assert len(set(structures)) == 4
 
 
 def test_a_sweep_over_noise_traces_once():

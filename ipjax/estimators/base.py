@@ -8,8 +8,9 @@ sample as a label of its own, `Labels.unique(n)`: what the features tell about w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,28 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 SATURATED = 0.95  # share of the ceiling from which an estimate counts as saturated
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def pytree_settings(cls: type[_T]) -> type[_T]:
+    """A frozen dataclass as a pytree; fields with the metadata `static` belong to its structure.
+
+    As `jax.tree_util.register_dataclass`, but two classes of like fields never share a structure (with that one they do in jax
+    0.10, and `jax.jit` then runs the code compiled for the one with the settings of the other).
+    """
+    dataclass(frozen=True)(cls)
+    static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))  # pyright: ignore[reportArgumentType]
+    leaves = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))  # pyright: ignore[reportArgumentType]
+
+    def flatten(self: _T) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+        return tuple((jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in leaves), tuple(getattr(self, n) for n in static)
+
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> _T:
+        return cls(**dict(zip(static, aux, strict=True)), **dict(zip(leaves, children, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,7 @@ Miller 1955. Wide layers saturate it, which the estimate says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import jax
@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from ipjax.estimators.base import Estimate, Labels, plug_in_entropy
+from ipjax.estimators.base import Estimate, Labels, plug_in_entropy, pytree_settings
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_settings
 class Binned:
     """I(T; Y) = H(T) + H(Y) - H(T, Y) of codes T: every feature is cut into `num_bins`, and a sample's code is the whole row.
 

@@ -7,7 +7,6 @@ planes by Saxe et al. 2018 and Kolchinsky, Tracey and Wolpert 2019.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +14,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ipjax.estimators.base import Estimate, Labels
+from ipjax.estimators.base import Estimate, Labels, pytree_settings
 
 _ROWS = 512  # rows of the pairwise matrix held at once
 _MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_settings
 class KDE:
     """I(C + sZ; Y) of features C seen through Gaussian noise Z, s² = `noise` x median squared pairwise distance of C.
 

@@ -7,20 +7,19 @@ temperature is calibrated (Guo et al. 2017).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from ipjax.estimators.base import Estimate, Labels
+from ipjax.estimators.base import Estimate, Labels, pytree_settings
 
 _INVERSE_TEMPERATURES = (0.0, *(2.0 ** (k / 2) for k in range(-12, 7)))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_settings
 class Probe:
     """H(Y) - cross-entropy of a calibrated linear probe, cross-fitted: each sample is judged by a probe that did not see it.
 

@@ -1,0 +1,222 @@
+"""What every single channel tells about the label and about the input: one-dimensional information, all channels at once.
+
+The label by nearest neighbours (Ross 2014, see `ipjax.estimators.ross`), the input by the kernel density bound (Kolchinsky
+and Tracey 2017, see `ipjax.estimators.kde`). In one dimension sorting stands in for the matrix of distances: both cost
+n log n a channel. Channels are sorted by NumPy, in a tenth of the time that XLA's sort takes on CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from ipjax.estimators.base import checked_labels
+from ipjax.estimators.kde import _MEDIAN_SAMPLES
+from ipjax.estimators.ross import information
+
+_VALUES = 2**19  # in a block of channels
+_POLES = 12  # of the kernel's sum of exponentials, in conjugate pairs
+
+
+def label_information(features: ArrayLike, labels: ArrayLike, num_neighbors: int = 3) -> Float[Array, " channels"]:
+    """I(c_j; Y) of every channel c_j alone, in nats, never clipped: `ipjax.estimators.Ross` on one feature at a time.
+
+    Holds, ties and all, as `Ross` does; for channels without ties the value is that of scikit-learn's `mutual_info_classif`,
+    less its jitter and its clipping at 0. A channel that does not vary gives 0. Ceiling: the labels' entropy.
+
+    **Arguments:**
+
+    - `features`: `[n, channels]`, floating.
+    - `labels`: `[n]` integers. Classes of at most `num_neighbors` samples use all they have, classes of one are left out.
+    - `num_neighbors`: k.
+
+    **Raises:** `ValueError` for features that are not finite floating `[n, channels]`, different lengths, labels that are
+    negative, not integers or all different, or `num_neighbors` below 1 or not below n.
+    """
+    columns = _checked(features)
+    y = checked_labels(labels, "labels")
+    n = columns.shape[1]
+    if len(y) != n:
+        raise ValueError(f"samples: expected as many features as labels, got {n} and {len(y)}")
+    if not 1 <= num_neighbors < n:
+        raise ValueError(f"num_neighbors: expected from 1 to {n - 1}, one less than the samples, got {num_neighbors}")
+    if y.num_classes == n:
+        raise ValueError("labels: all are different, so no sample has a neighbour in its class; expected classes that repeat")
+    values = np.asarray(y.values)
+    sizes = np.bincount(values)
+    kept = sizes[values] > 1
+    columns, values, sizes = columns[:, kept], values[kept], sizes[sizes > 1]
+    order = np.argsort(values, kind="stable")
+    ends = np.cumsum(sizes)
+    start, end = np.repeat(ends - sizes, sizes), np.repeat(ends, sizes)
+
+    def block(columns: np.ndarray) -> Array:
+        by_class = columns[:, order]
+        for last, size in zip(ends, sizes, strict=True):
+            by_class[:, last - size : last].sort(axis=1)
+        return _label_information(np.sort(columns, axis=1), by_class, start, end, num_neighbors)
+
+    return _by_blocks(block, columns)
+
+
+def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, " channels"]:
+    """I(X; c_j + sZ) of every channel c_j alone through Gaussian noise Z, in nats: `ipjax.estimators.KDE` a feature at a time.
+
+    s² = `noise` x the median squared pairwise distance of the channel (see `KDE`). The value is the bound KL
+    = -1/n Σ_i ln 1/n Σ_j exp(-(c_i - c_j)² / 2s²), to about 1e-5. A channel that does not vary gives 0. Ceiling: ln n.
+
+    **Arguments:**
+
+    - `features`: `[n, channels]`, floating.
+    - `noise`: finite, above 0.
+
+    **Raises:** `ValueError` for features that are not finite floating `[n, channels]`, or another `noise`.
+    """
+    if not 0 < noise < math.inf:
+        raise ValueError(f"noise: expected a finite number above 0, got {noise}")
+
+    def block(columns: np.ndarray) -> Array:
+        sample = np.sort(columns[:, :: math.ceil(columns.shape[1] / _MEDIAN_SAMPLES)], axis=1)
+        return _input_information(np.sort(columns, axis=1), sample, noise)
+
+    return _by_blocks(block, _checked(features))
+
+
+@partial(jax.jit, static_argnames="k")
+def _label_information(
+    ordered: Float[Array, "c n"], by_class: Float[Array, "c n"], start: Int[Array, " n"], end: Int[Array, " n"], k: int
+) -> Float[Array, " c"]:
+    """Ross's estimate from the channels' values in ascending order, and once more within each class, which takes the places
+    from `start` to `end`."""
+    place = jnp.arange(len(start))
+    size = end - start
+    neighbours = jnp.minimum(k, size - 1)
+    radius = jnp.full_like(by_class, jnp.inf)
+    for below in range(k + 1):  # the k neighbours in a class are a window: some below, the others above
+        first, last = place - below, place + neighbours - below
+        inside = (first >= start) & (last < end) & (below <= neighbours)
+        first, last = (jnp.clip(index, 0, len(start) - 1) for index in (first, last))
+        reach = jnp.maximum(by_class - by_class[:, first], by_class[:, last] - by_class)
+        radius = jnp.where(inside & (reach < radius), reach, radius)
+    count = jax.vmap(_count_within, in_axes=(0, 0, 0, None, None))
+    itself = (radius == 0).astype(jnp.int32) - 1
+    own = count(by_class, by_class, radius, start, end) + itself
+    everyone = count(ordered, by_class, radius, jnp.zeros_like(start), jnp.full_like(end, len(end))) + itself
+    counts = own.astype(radius.dtype), everyone.astype(radius.dtype)
+    return jax.vmap(lambda own, everyone: information(own, everyone, size.astype(radius.dtype))[0])(*counts)
+
+
+def _count_within(
+    ordered: Float[Array, " n"],
+    centre: Float[Array, " n"],
+    radius: Float[Array, " n"],
+    start: Int[Array, " n"],
+    end: Int[Array, " n"],
+) -> Int[Array, " n"]:
+    """How many values, among those from `start` to `end`, lie no farther from each centre than its radius.
+
+    The searches compare differences, as the radius is one: centre + radius would round to either side of the neighbour.
+    """
+
+    def first(beyond) -> Int[Array, " n"]:
+        """The first place whose difference from the centre is `beyond`."""
+
+        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = (low + high) // 2
+            found = beyond(ordered.at[middle].get(mode="clip") - centre) | (middle >= end)
+            return jnp.where(found, low, jnp.minimum(middle + 1, high)), jnp.where(found, middle, high)
+
+        return jax.lax.fori_loop(0, len(ordered).bit_length(), halve, (start, end))[0]
+
+    return first(lambda difference: difference > radius) - first(lambda difference: difference >= -radius)
+
+
+@jax.jit
+def _input_information(ordered: Float[Array, "c n"], sample: Float[Array, "c m"], noise: float | Array) -> Float[Array, " c"]:
+    """The KL bound of every channel, from the sums of the kernel over the points on either side of each point."""
+    n = ordered.shape[1]
+    scale = jax.vmap(_noise_scale, in_axes=(0, 0, None))(ordered, sample, noise)
+    rates, weights = exponentials(_POLES)
+    gaps = jnp.diff(ordered, axis=1).T / scale[:, None].T
+    decays = jnp.exp(-gaps[:, :, None] * rates.astype(jnp.result_type(gaps, jnp.complex64)))
+
+    def step(total: Array, decay: Array) -> tuple[Array, Array]:
+        """What the points passed so far leave at the next one."""
+        total = (total + 1) * decay
+        return total, jnp.sum((total * weights).real, axis=1).astype(ordered.dtype)
+
+    none = jnp.zeros_like(decays[0])
+    below = jax.lax.scan(step, none, decays)[1]
+    above = jax.lax.scan(step, none, decays, reverse=True)[1]
+    others = jnp.pad(below, ((1, 0), (0, 0))) + jnp.pad(above, ((0, 1), (0, 0)))
+    return -jnp.mean(jnp.log((1 + jnp.maximum(others, 0)) / n), axis=0)
+
+
+def _noise_scale(ordered: Float[Array, " n"], sample: Float[Array, " m"], noise: float | Array) -> Float[Array, ""]:
+    """s of `ipjax.estimators.kde.noise_variance`, whose median distance comes here from counting pairs in a sorted sample."""
+    m = len(sample)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (bounds[0] + bounds[1]) / 2
+        pairs = jnp.sum(jnp.searchsorted(sample, sample + middle, side="right") - jnp.arange(1, m + 1))
+        too_low = 2 * pairs < m * (m - 1) // 2
+        return jnp.where(too_low, middle, bounds[0]), jnp.where(too_low, bounds[1], middle)
+
+    bounds = jnp.zeros_like(sample[0]), sample[-1] - sample[0]
+    median = jax.lax.fori_loop(0, jnp.finfo(sample.dtype).nmant + 8, halve, bounds)[1]
+    mean = 2 * jnp.var(ordered)
+    scale = noise * jnp.where(median**2 > 1e-5 * mean, median**2, mean)
+    return jnp.sqrt(jnp.where(scale > 0, scale, 1))
+
+
+def exponentials(poles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rates r and weights w with exp(-u²/2) = Re Σ w exp(-r u) for u >= 0, to about 3.2^-poles.
+
+    The Gaussian is a heat kernel, whose Laplace transform in time is exp(-√z |u|) / 2√z; this is the inverse transform by the
+    midpoint rule on the hyperbola of Trefethen, Weideman and Schmelzer 2006 ("Talbot quadratures and rational
+    approximations"), with one of each conjugate pair.
+    """
+    theta = np.pi * np.arange(1, poles, 2) / poles
+    z = 2.246 * poles * (1 - np.sin(1.1721 - 0.3443j * theta))
+    slope = 2.246 * poles * 0.3443j * np.cos(1.1721 - 0.3443j * theta)
+    root = np.sqrt(z)
+    return np.sqrt(2) * root, 2 * np.sqrt(4 * np.pi) * np.exp(z) * slope / (1j * poles) / (2 * root)
+
+
+def _checked(features: ArrayLike) -> np.ndarray:
+    """The channels as rows, each with its own offset and scale taken out so that single precision suffices."""
+    array = np.asarray(features)
+    if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"features: expected floating [samples, channels], got {array.dtype} of shape {list(array.shape)}; "
+            "apply a readout that keeps channels first"
+        )
+    if len(array) < 2:
+        raise ValueError(f"features: expected at least 2 samples, got {len(array)}")
+    columns = array.T.astype(np.float64)
+    finite = np.isfinite(columns).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"features: expected finite values, found NaN or infinity in {(~finite).sum()} of {len(columns)} channels, "
+            f"first {np.flatnonzero(~finite)[:5].tolist()}"
+        )
+    columns = columns - columns.mean(axis=1, keepdims=True)
+    largest = np.abs(columns).max(axis=1, keepdims=True)
+    return (columns / np.where(largest > 0, largest, 1)).astype(jnp.result_type(float))
+
+
+def _by_blocks(block, columns: np.ndarray) -> Float[Array, " channels"]:
+    """`block(channels [c, n]) -> [c]` over all channels, in blocks of one size, the last one filled up with zeros."""
+    channels, n = columns.shape
+    blocks = max(1, math.ceil(channels * n / _VALUES))
+    size = math.ceil(channels / blocks)
+    columns = np.pad(columns, ((0, blocks * size - channels), (0, 0)))
+    return jnp.concatenate([block(part) for part in np.split(columns, blocks)])[:channels]
