@@ -5,6 +5,7 @@ from ipjax import quadrature as quadrature
 from ipjax import readout as readout
 from ipjax.adapters import from_linen as from_linen
 from ipjax.adapters import from_nnx as from_nnx
+from ipjax.assessment import assess as assess
 from ipjax.conductance import completeness_gap as completeness_gap
 from ipjax.conductance import contrast_weights as contrast_weights
 from ipjax.conductance import layer_conductance as layer_conductance
@@ -15,6 +16,6 @@ from ipjax.estimators import Estimate as Estimate
 from ipjax.estimators import mutual_information as mutual_information
 from ipjax.information_plane import InformationPlane as InformationPlane
 from ipjax.information_plane import measure_plane as measure_plane
-from ipjax.information_plane import noise_profile as noise_profile
+from ipjax.information_plane import profile as profile
 from ipjax.taps import Network as Network
 from ipjax.taps import from_function as from_function

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from ipjax.information_plane import InformationPlane, Record, spread
+from ipjax.assessment import Record, spread
+from ipjax.information_plane import InformationPlane
 
 
 @dataclass(frozen=True)

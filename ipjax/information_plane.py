@@ -1,8 +1,7 @@
 """The information plane: for each layer, what its features tell about the input and about the label.
 
 Tishby and Zaslavsky 2015 (arXiv:1503.02406); Shwartz-Ziv and Tishby 2017 (arXiv:1703.00810). Measuring makes plain
-records, one a layer, each with what is needed to judge it: bounds, ceiling, a null from shuffled labels, an interval
-from subsamples.
+records, one a layer, each with what is needed to judge it, see `ipjax.assessment`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels
+from ipjax.assessment import Record, assess_checked, check_counts, describe
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, estimate
 from ipjax.estimators.kde import KDE
-
-Record = dict[str, Any]
-_MIN_PER_CLASS = 20
 
 
 @dataclass(frozen=True)
@@ -39,10 +33,10 @@ class InformationPlane:
 
     - `records`: one dict a layer, representation and estimator, in forward order. Keys: `representation`, `layer`, `depth`,
         `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary, not
-        counted in `num_features`), and for each variable (`input`, `label` and the nuisances) `<variable>_information` with
-        `_lower`, `_upper`, `_ceiling`, `_saturated`, `_null` (mean over shuffled labels), `_null_upper` (their largest),
-        `_interval_lower`, `_interval_upper` (95 %) and `_subsamples` (the estimates behind the interval). In nats; `None`
-        or absent where not measured.
+        counted in `num_features`), and for each variable (`input`, `label` and the nuisances) what `ipjax.assess` returns:
+        `<variable>_information` with `_lower`, `_upper`, `_ceiling`, `_saturated`, `_null`, `_null_upper`, `_p_value`,
+        `_interval_lower`, `_interval_upper`, `_extrapolated`, `_subsamples` and `_warnings`. In nats; `None` or absent where
+        not measured.
     """
 
     records: tuple[Record, ...]
@@ -99,7 +93,7 @@ def measure_plane(
     label_information: Estimator | None = KDE(),  # noqa: B008 (frozen)
     nuisances: Mapping[str, ArrayLike] | None = None,
     representation: str = "activation",
-    num_null: int = 8,
+    num_null: int = 19,
     num_subsamples: int = 10,
     seed: int = 0,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
@@ -114,17 +108,15 @@ def measure_plane(
     - `label_information`: estimator of I(C_l; Y), used for the nuisances as well; `None` leaves both out.
     - `nuisances`: name -> `[n]` integers that a good representation of the label drops (position, size, ...).
     - `representation`: written into the records: what the features are of their layer.
-    - `num_null`: how often the labels are shuffled for the null.
-    - `num_subsamples`: halves of the sample, drawn without replacement, whose spread gives the interval (Politis and Romano
-        1994; a bootstrap's duplicates would break pairwise estimators). The same halves serve all layers and variables.
+    - `num_null`, `num_subsamples`: shuffles for the null and halves for the interval, see `ipjax.assess`. The same shuffles and
+        halves serve all layers, so that differences between layers can be judged on them.
     - `track`: wraps the sequence of layers, for progress.
 
     **Raises:** `ValueError` as `mutual_information` does, naming the layer.
     """
     if not features:
         raise ValueError("features: expected at least one layer, got none")
-    if num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
-        raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")
+    check_counts(num_null, num_subsamples)
     variables = {"label": checked_labels(labels, "labels")}
     for name, values in (nuisances or {}).items():
         if name in ("input", "label"):
@@ -136,8 +128,6 @@ def measure_plane(
     for y in variables.values():
         checked(values, y, what=f"features of layer {layer!r}")
     n = len(variables["label"])
-    if n < 4 and num_subsamples:
-        raise ValueError(f"samples: expected at least 4 to draw halves from, got {n}; pass num_subsamples=0 for fewer")
     key = jax.random.key(seed)
     records = []
     for depth, layer in enumerate(track(tuple(features))):
@@ -153,120 +143,77 @@ def measure_plane(
             "num_features": (num_varying := int(np.any(x, axis=0).sum())),
             "num_constant": x.shape[1] - num_varying,
         }
-        if input_information is not None:
-            record |= _variable("input", layer, input_information, x, Labels.unique(n), key, 0, num_subsamples)
+        asked = [] if input_information is None else [("input", Labels.unique(n), input_information)]
         if label_information is not None:
-            for name, y in variables.items():
-                record |= _variable(name, layer, label_information, x, y, key, num_null, num_subsamples)
+            asked += [(name, y, label_information) for name, y in variables.items()]
+        for name, y, estimator in asked:
+            what = f"{name} information of layer {layer!r}"
+            record |= _named(name, assess_checked(x, y, estimator, num_null, num_subsamples, key, what=what))
         records.append(record)
     return InformationPlane(tuple(records))
 
 
-def noise_profile(
+def profile(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
-    noises: Sequence[float],
+    estimator: Estimator,
+    setting: str,
+    values: Sequence[Any],
     *,
+    input_axis: bool = True,
     representation: str = "activation",
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> InformationPlane:
-    """Both axes by `KDE` at each noise level: how far the plane depends on a constant that nobody can choose for you.
+    """Both axes at each value of one setting of an estimator: how far a plane depends on a number that is yours to choose.
 
-    Arguments as in `measure_plane`. Records carry `representation`, `layer`, `depth`, `noise` and the `KDE` estimates;
-    no null or interval.
+    `profile(features, labels, KDE(), "noise", (0.01, 0.1, 1.0))`, and so for `num_bins`, `num_neighbors`, `width`, ...
+    Features and labels as in `measure_plane`; `input_axis=False` for estimators that need labels that repeat. Records
+    carry `representation`, `layer`, `depth`, the setting's value under its name, and the estimates; no null or interval.
+    Continuous settings are mapped in one compilation, others compile once a value.
+
+    **Raises:** `ValueError` as `measure_plane`, and for a setting that the estimator does not have.
     """
-    if len(noises) == 0 or not all(0 < noise < np.inf for noise in noises):
-        raise ValueError(f"noises: expected at least one number above 0, got {list(noises)}")
+    names = [f.name for f in fields(estimator)] if is_dataclass(estimator) else []  # pyright: ignore[reportArgumentType]
+    if setting not in names or len(values) == 0:
+        raise ValueError(
+            f"setting, values: expected one of {', '.join(names)} of {type(estimator).__name__} and at least one value, "
+            f"got {setting!r} and {list(values)}"
+        )
+    estimators = [replace(estimator, **{setting: value}) for value in values]  # pyright: ignore[reportArgumentType]
     if not features:
         raise ValueError("features: expected at least one layer, got none")
     y = checked_labels(labels, "labels")
     records = []
     for depth, layer in enumerate(track(tuple(features))):
-        x, _ = checked(features[layer], y, what=f"features of layer {layer!r}")
-        for_input, for_label = (
-            _sweep(jnp.asarray(noises, x.dtype), x, Labels.unique(len(y))),
-            _sweep(jnp.asarray(noises, x.dtype), x, y),
-        )
-        for i, noise in enumerate(noises):
-            record: Record = {"representation": representation, "layer": layer, "depth": depth, "noise": float(noise)}
-            for variable, estimates in (("input", for_input), ("label", for_label)):
-                record |= _columns(variable, layer, jax.tree.map(lambda value, i=i: value[i], estimates))
+        what = f"features of layer {layer!r}"
+        x, _ = checked(features[layer], y, what=what)
+        variables = {"input": Labels.unique(len(y)), "label": y} if input_axis else {"label": y}
+        estimates = {name: _sweep(estimators, x, variable) for name, variable in variables.items()}
+        for i, value in enumerate(values):
+            record: Record = {"representation": representation, "layer": layer, "depth": depth, setting: value}
+            for variable, of_values in estimates.items():
+                record |= _named(variable, describe(of_values[i], what))
             records.append(record)
     return InformationPlane(tuple(records))
 
 
-def few_per_class(labels: ArrayLike) -> dict[int, int]:
-    """Classes with fewer than 20 samples, and how many they have: too few for class-conditional estimates to be trusted."""
-    classes, counts = np.unique(np.asarray(labels), return_counts=True)
-    return {int(c): int(k) for c, k in zip(classes, counts, strict=True) if k < _MIN_PER_CLASS}
+def _sweep(estimators: Sequence[Any], x: Array, y: Labels) -> list[Estimate]:
+    """The estimate by each of some estimators of one class, mapped where they differ in leaves alone."""
+    key = jax.random.key(0)
+    if len({jax.tree.structure(one) for one in estimators}) > 1:
+        return jax.device_get([estimate(one, x, y, key) for one in estimators])
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, x.dtype), *estimators)
+    together = jax.device_get(_mapped(stacked, x, y, key))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in range(len(estimators))]
 
 
 @jax.jit
-def _sweep(noises: Float[Array, " m"], x: Float[Array, "n d"], y: Labels) -> Estimate:
-    return jax.vmap(lambda noise: KDE(noise)(x, y, jax.random.key(0)))(noises)
+def _mapped(estimators: Any, x: Array, y: Labels, key: Array) -> Estimate:
+    return jax.vmap(lambda one: one(x, y, key))(estimators)
 
 
-@partial(jax.jit, static_argnames=("num_null", "num_subsamples"))
-def _measure(
-    estimator: Any, x: Float[Array, "n d"], y: Labels, key: Array, num_null: int, num_subsamples: int
-) -> tuple[Estimate, Float[Array, " nulls"], Float[Array, " subsamples"]]:
-    n = len(x)
-    null_key, half_key, own_key = jax.random.split(key, 3)
-    value = estimator(x, y, own_key)
-
-    def shuffled(key: Array) -> Array:
-        return estimator(x, replace(y, values=jax.random.permutation(key, y.values)), own_key).value
-
-    def halved(key: Array) -> Array:
-        half = jax.random.permutation(key, n)[: n // 2]
-        return estimator(x[half], y[half], own_key).value
-
-    # Shuffles are mapped in parallel, since an estimator's distances do not depend on them; halves one by one.
-    nulls = jax.vmap(shuffled)(jax.random.split(null_key, num_null)) if num_null else jnp.zeros(0)
-    halves = jax.lax.map(halved, jax.random.split(half_key, num_subsamples)) if num_subsamples else jnp.zeros(0)
-    return value, nulls, halves
-
-
-def _variable(
-    name: str, layer: str, estimator: Estimator, x: Array, y: Labels, key: Array, num_null: int, num_subsamples: int
-) -> Record:
-    estimate, nulls, halves = jax.device_get(_measure(estimator, x, y, key, num_null, num_subsamples))
-    record = _columns(name, layer, estimate)
-    record[f"{name}_null"] = float(np.mean(nulls)) if num_null else None
-    record[f"{name}_null_upper"] = float(np.max(nulls)) if num_null else None
-    margin = spread(halves) if num_subsamples else None
-    value = record[f"{name}_information"]
-    record[f"{name}_interval_lower"] = None if margin is None else value - margin
-    record[f"{name}_interval_upper"] = None if margin is None else value + margin
-    record[f"{name}_subsamples"] = tuple(float(half) for half in halves) if num_subsamples else None
-    return record
-
-
-def spread(halves: ArrayLike) -> float:
-    """Half the width of a 95 % interval (Student's t), from estimates on random halves of the sample.
-
-    Over subsets of m of n samples a mean varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same. It covers the
-    sampling spread alone, not an estimator's bias.
-    """
-    halves = np.asarray(halves)
-    return float(stats.t.ppf(0.975, len(halves) - 1) * np.std(halves, ddof=1))
-
-
-def _columns(name: str, layer: str, estimate: Estimate) -> Record:
-    record: Record = {
-        f"{name}_information": float(estimate.value),
-        f"{name}_lower": float(estimate.lower),
-        f"{name}_upper": float(estimate.upper),
-        f"{name}_ceiling": float(estimate.ceiling),
-        f"{name}_saturated": bool(estimate.saturated),
-    }
-    bad = [key for key, value in record.items() if not np.isfinite(value)]
-    if bad:
-        raise ValueError(
-            f"the estimator gave a value that is not finite for {', '.join(bad)} of layer {layer!r}; "
-            "features may be too large for their precision: rescale them, or leave this layer out"
-        )
-    return record
+def _named(variable: str, record: Record) -> Record:
+    return {f"{variable}_{key}": value for key, value in record.items()}
 
 
 @contextmanager

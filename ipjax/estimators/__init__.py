@@ -11,6 +11,7 @@ from ipjax.estimators.gaussian import GaussianChannel as GaussianChannel
 from ipjax.estimators.kde import KDE as KDE
 from ipjax.estimators.ksg import KSG as KSG
 from ipjax.estimators.probe import Probe as Probe
+from ipjax.estimators.projected import Projected as Projected
 from ipjax.estimators.renyi import Renyi as Renyi
 from ipjax.estimators.ross import Ross as Ross
 from ipjax.estimators.variational import NWJ as NWJ

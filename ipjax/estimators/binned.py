@@ -6,6 +6,7 @@ Miller 1955. Wide layers saturate it, which the estimate says.
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Literal
 
@@ -15,6 +16,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, plug_in_entropy, pytree_settings
+
+_MOST_BINS = 2**16  # beyond, cells are finer than single precision and tables of units against labels too large
 
 
 @pytree_settings
@@ -28,38 +31,69 @@ class Binned:
     - `num_bins`: cells a feature, with the same edges for all features of a layer.
     - `edges`: `"uniform"` from the smallest to the largest value of the layer, or `"quantile"`, equally filled.
     - `miller_madow`: adds (occupied cells - 1) / 2n to each entropy.
+    - `code`: `"layer"`, the whole row; or `"unit"`: the mean over the features that vary of what each one's cell alone tells,
+        which does not saturate with width, and leaves out what features tell together. Needs labels.
 
     `lower` and `upper` are the smaller and larger of the plug-in and the Miller-Madow value. Ceiling: the labels' entropy
-    (ln n where every sample is its own label, or y is floating), which the Miller-Madow value may exceed. Holds where n is
-    many times the number of occupied codes;
-    with more than a few features all codes are unique and the value is the ceiling. Cost: n d + n log n.
+    (ln n where every sample is its own label, or y is floating), for single units not above ln `num_bins`; the Miller-Madow
+    value may exceed it. Holds where n is many times the number of occupied codes; with more than a few features all codes
+    of a layer are unique and the value is the ceiling. Cost: n d + n log n.
     """
 
     num_bins: int = field(default=30, metadata={"static": True})
     edges: Literal["uniform", "quantile"] = field(default="uniform", metadata={"static": True})
     miller_madow: bool = field(default=False, metadata={"static": True})
+    code: Literal["layer", "unit"] = field(default="layer", metadata={"static": True})
 
     def __post_init__(self):
-        if self.num_bins < 2:
-            raise ValueError(f"num_bins: expected at least 2, got {self.num_bins}")
+        if not 2 <= self.num_bins <= _MOST_BINS:
+            raise ValueError(f"num_bins: expected from 2 to {_MOST_BINS}, got {self.num_bins}")
         if self.edges not in ("uniform", "quantile"):
             raise ValueError(f'edges: expected "uniform" or "quantile", got {self.edges!r}')
+        if self.code not in ("layer", "unit"):
+            raise ValueError(f'code: expected "layer" or "unit", got {self.code!r}')
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         del key
         x_codes = codes(x, self.num_bins, self.edges)
-        if isinstance(y, Labels):
-            y_codes, ceiling = y.values[:, None], y.entropy()
+        if self.code == "unit":
+            if not isinstance(y, Labels):
+                raise ValueError('Binned: code="unit" expected integer labels [n], got floating y; use code="layer"')
+            pairs, ceiling = _by_unit(x_codes, y, self.num_bins), jnp.minimum(y.entropy(), math.log(self.num_bins))
+            of_units = jnp.any(x != x[0], axis=0)
+            plug_in, corrected = (jnp.mean(pair, where=of_units) for pair in pairs)
+        elif isinstance(y, Labels):
+            (plug_in, corrected), ceiling = _by_layer(x_codes, y.values[:, None]), y.entropy()
         else:
-            y_codes, ceiling = codes(y, self.num_bins, self.edges), jnp.log(float(len(y)))
-        n = len(x)
-        counts = [row_counts(c) for c in (x_codes, y_codes, jnp.concatenate([x_codes, y_codes], axis=1))]
-        of_x, of_y, joint = (plug_in_entropy(c) for c in counts)
-        plug_in = of_x + of_y - joint
-        occupied_x, occupied_y, occupied = (jnp.sum(c > 0) for c in counts)
-        corrected = plug_in + (occupied_x + occupied_y - occupied - 1) / (2 * n)
+            (plug_in, corrected), ceiling = _by_layer(x_codes, codes(y, self.num_bins, self.edges)), jnp.log(float(len(y)))
         value = corrected if self.miller_madow else plug_in
         return Estimate(value, jnp.minimum(plug_in, corrected), jnp.maximum(plug_in, corrected), ceiling)
+
+
+def _by_layer(x_codes: Int[Array, "n dx"], y_codes: Int[Array, "n dy"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Plug-in and Miller-Madow information of two sets of row codes."""
+    return _information(*(row_counts(c) for c in (x_codes, y_codes, jnp.concatenate([x_codes, y_codes], axis=1))))
+
+
+def _by_unit(x_codes: Int[Array, "n d"], y: Labels, num_bins: int) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """The same of each feature's codes and the labels."""
+    alone = y.num_classes == len(y)  # every sample its own label: the joint cells are the samples
+
+    def of_unit(cells: Int[Array, " n"]) -> tuple[Array, Array]:
+        of_x = jnp.zeros(num_bins).at[cells].add(1.0)
+        joint = y.counts() if alone else jnp.zeros((num_bins, y.num_classes)).at[cells, y.values].add(1.0)
+        return _information(of_x, y.counts(), joint.ravel())
+
+    return jax.lax.map(of_unit, x_codes.T)
+
+
+def _information(
+    of_x: Float[Array, " a"], of_y: Float[Array, " b"], joint: Float[Array, " c"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Plug-in and Miller-Madow information from how often cells occur."""
+    plug_in = plug_in_entropy(of_x) + plug_in_entropy(of_y) - plug_in_entropy(joint)
+    occupied_x, occupied_y, occupied = (jnp.sum(c > 0) for c in (of_x, of_y, joint))
+    return plug_in, plug_in + (occupied_x + occupied_y - occupied - 1) / (2 * jnp.sum(of_y))
 
 
 def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"]:

@@ -11,13 +11,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import digamma
 from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, pytree_settings
 from ipjax.estimators.kde import by_rows
-from ipjax.estimators.neighbours import columns, count, in_tiles, larger, largest, max_norm, smallest
+from ipjax.estimators.neighbours import columns, count, far_neighbours, in_tiles, larger, largest, max_norm, smallest, ties
 
 
 @pytree_settings
@@ -78,10 +79,16 @@ class KSG:
         ceiling = digamma(float(n)) - digamma(float(k)) - (self.variant - 1) / k
         return Estimate(value, value - margin, value + margin, ceiling)
 
+    def warnings(self, x: Array, y: Array) -> list[str]:
+        """Where the neighbours are too far, or values tie; see `ipjax.assess`."""
+        both = np.concatenate([np.asarray(on_unit_scale(x)), np.asarray(on_unit_scale(y))], axis=1)
+        return [found for found in (far_neighbours(both, self.num_neighbors), ties(both)) if found]
+
 
 def on_unit_scale(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Divided by the root of the features' mean variance."""
-    variance = jnp.mean(jnp.var(x, axis=0))
+    """Divided by the root of the mean variance of the features that vary."""
+    varying = jnp.sum(jnp.ptp(x, axis=0) > 0)
+    variance = jnp.sum(jnp.var(x, axis=0)) / jnp.maximum(varying, 1)
     return x / jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 

@@ -11,11 +11,15 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 _COLUMNS = 128  # points in a tile: with the features below, a tile stays in a core's first cache
 _FEATURES = 16  # features in one loop body
+_CENTRES, _TIED = 200, 2000  # samples whose neighbours, or whose repeated values, are looked at for warnings
+_FAR = 0.25  # of the median distance: nearest neighbours farther out are warned about
+_REPEATED = 0.1  # share of a feature's values that may occur more than once without a warning
 
 
 def in_tiles(x: Float[Array, "n d"]) -> Float[Array, "t d c"]:
@@ -94,3 +98,40 @@ def larger(a: Array, b: Array) -> Array:
 def _even(d: int) -> int:
     """d, filled up to whole chunks of features where it is more than one."""
     return d if d <= _FEATURES else math.ceil(d / _FEATURES) * _FEATURES
+
+
+def far_neighbours(x: np.ndarray, k: int, classes: np.ndarray | None = None) -> str | None:
+    """A warning if the k-th neighbours (of the same class) lie too far out for a density that is constant as far as them.
+
+    Measured on up to 200 samples: their median distance, as a share of the median distance between samples. The effective
+    dimension is the correlation dimension between the two (Grassberger and Procaccia 1983): a share k / n of the sample lies
+    within the one, half of it within the other.
+    """
+    centres = np.arange(0, len(x), math.ceil(len(x) / _CENTRES))
+    nearest, typical, peers = [], [], []
+    for i in centres:
+        distances = np.max(np.abs(x - x[i]), axis=1)
+        typical.append(np.median(distances))
+        among = distances if classes is None else distances[classes == classes[i]]
+        if len(among) > k:
+            nearest.append(np.partition(among, k)[k])
+            peers.append(len(among))
+    if not nearest or not (ratio := float(np.median(nearest) / np.median(typical))) > 0:
+        return None
+    if ratio <= _FAR:
+        return None
+    dimension = math.log(max(np.median(peers) / (2 * k), 1)) / -math.log(min(ratio, 0.999))
+    return (
+        f"effective dimension {dimension:.0f} is high for {k} neighbours: they lie at {ratio:.2f} of the distance between "
+        f"samples (trust up to {_FAR}), so the value may be far too low"
+    )
+
+
+def ties(x: np.ndarray) -> str | None:
+    """A warning if more than a tenth of a feature's values, on average over the features, occur more than once."""
+    some = x[:: math.ceil(len(x) / _TIED)]
+    ordered = np.sort(some[:, np.ptp(some, axis=0) > 0], axis=0)
+    same = ordered[1:] == ordered[:-1]
+    nowhere = np.zeros((1, ordered.shape[1]), bool)
+    repeated = np.mean(np.concatenate([same, nowhere]) | np.concatenate([nowhere, same]))
+    return f"ties: {repeated:.0%} of the values occur more than once" if repeated > _REPEATED else None

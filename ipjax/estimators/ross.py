@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import field
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import digamma
 from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, pytree_settings
 from ipjax.estimators.kde import by_rows
-from ipjax.estimators.neighbours import columns, count, in_tiles, max_norm, smallest
+from ipjax.estimators.neighbours import columns, count, far_neighbours, in_tiles, max_norm, smallest
 
 
 @pytree_settings
@@ -64,6 +65,11 @@ class Ross:
         value, ceiling, margin = information(own, everyone, size)
         margin = jnp.where(jnp.any(size <= k), jnp.inf, margin)
         return Estimate(value, value - margin, value + margin, ceiling)
+
+    def warnings(self, x: Array, y: Labels) -> list[str]:
+        """Where the neighbours in a class are too far; see `ipjax.assess`."""
+        found = far_neighbours(np.asarray(x), self.num_neighbors, np.asarray(y.values))
+        return [found] if found else []
 
 
 def information(

@@ -1,0 +1,183 @@
+"""The honesty protocol: an estimate of any estimator with what is needed to judge it.
+
+A null from shuffled pairs with its p-value (Phipson and Smyth 2010, arXiv:1603.05766), an interval from halves of the sample
+(Politis and Romano 1994; Holmes and Nemenman 2019, arXiv:1903.09280), the extrapolation to an infinite sample from the same
+halves (Strong et al. 1998), and warnings in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked
+
+Record = dict[str, Any]
+_MIN_PER_CLASS = 20
+_AT_ONCE = 2**27  # entries of the blocks of pairwise matrices that shuffles may hold together
+
+
+def assess(
+    x: ArrayLike,
+    y: ArrayLike | Labels,
+    estimator: Estimator,
+    *,
+    num_null: int = 19,
+    num_subsamples: int = 10,
+    seed: int = 0,
+) -> Record:
+    """The mutual information of `x` and `y`, in nats, with its null, interval, extrapolation and warnings.
+
+    **Arguments:**
+
+    - `x`, `y`, `estimator`: as `ipjax.mutual_information` takes them.
+    - `num_null`: how often y is shuffled; 19 give p-values down to .05. Not done where every sample is its own label, since
+        then a shuffle changes nothing.
+    - `num_subsamples`: halves of the sample, drawn without replacement (a bootstrap's duplicates would break pairwise and
+        nearest-neighbour estimators).
+
+    **Returns** a dict; `None` where not measured or where the estimator gives none:
+
+    - `information`, `lower`, `upper`, `ceiling`, `saturated`: the `ipjax.Estimate`.
+    - `null`, `null_upper`: mean and largest of the shuffles. `p_value`: (1 + shuffles that reach the value) / (1 + shuffles).
+    - `interval_lower`, `interval_upper`: 95 % interval, the sampling spread alone, not the estimator's bias.
+    - `extrapolated`: 2 x the value - the mean of the halves, where a bias of order 1/n is gone.
+    - `subsamples`: the estimates on the halves.
+    - `warnings`: why not to take the number at its face value, separated by semicolons.
+
+    **Raises:** `ValueError` as `mutual_information` does, for a value that is not finite, and for too few samples to halve.
+    """
+    check_counts(num_null, num_subsamples)
+    x, y = checked(x, y)
+    return assess_checked(x, y, estimator, num_null, num_subsamples, jax.random.key(seed))
+
+
+def check_counts(num_null: int, num_subsamples: int) -> None:
+    if num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
+        raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")
+
+
+def assess_checked(
+    x: Float[Array, "n d"],
+    y: Labels | Array,
+    estimator: Estimator,
+    num_null: int,
+    num_subsamples: int,
+    key: Array,
+    *,
+    what: str = "x",
+) -> Record:
+    """`assess` of what `ipjax.estimators.base.checked` returned; the same key draws the same halves for any x and y."""
+    if len(x) < 4 and num_subsamples:
+        raise ValueError(f"samples: expected at least 4 to draw halves from, got {len(x)}; pass num_subsamples=0 for fewer")
+    if isinstance(y, Labels) and y.num_classes == len(y):
+        num_null = 0
+    measured = _measure(estimator, x, y, key, num_null, num_subsamples)
+    estimate, nulls, halves = jax.device_get(measured)
+    record = describe(estimate, what)
+    value, margin = record["information"], spread(halves) if num_subsamples else None
+    record |= {
+        "null": float(np.mean(nulls)) if num_null else None,
+        "null_upper": float(np.max(nulls)) if num_null else None,
+        "p_value": float(1 + np.sum(nulls >= value)) / (1 + num_null) if num_null else None,
+        "interval_lower": None if margin is None else value - margin,
+        "interval_upper": None if margin is None else value + margin,
+        "extrapolated": float(2 * value - np.mean(halves)) if num_subsamples else None,
+        "subsamples": tuple(float(half) for half in halves) if num_subsamples else None,
+    }
+    return record | {"warnings": "; ".join([*_of_data(x, y, estimator), *_of_record(record)]) or None}
+
+
+def describe(estimate: Estimate, what: str = "x") -> Record:
+    """An estimate as plain numbers; bounds and ceilings that are infinite, for not known, as `None`."""
+    value = float(estimate.value)
+    others = {name: float(getattr(estimate, name)) for name in ("lower", "upper", "ceiling")}
+    if not np.isfinite(value) or np.isnan(list(others.values())).any():
+        raise ValueError(
+            f"{what}: the estimator gave {value} with {others}, which is not finite; the sample may be too small or the "
+            "features too large for their precision: use more samples or rescale them"
+        )
+    known = {name: number if np.isfinite(number) else None for name, number in others.items()}
+    return {"information": value, **known, "saturated": bool(estimate.saturated)}
+
+
+def spread(halves: ArrayLike) -> float:
+    """Half the width of a 95 % interval (Student's t), from estimates on random halves of the sample.
+
+    Over subsets of m of n samples a mean varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same. It covers the
+    sampling spread alone, not an estimator's bias.
+    """
+    halves = np.asarray(halves)
+    return float(stats.t.ppf(0.975, len(halves) - 1) * np.std(halves, ddof=1))
+
+
+def few_per_class(labels: ArrayLike) -> dict[int, int]:
+    """Classes with fewer than 20 samples, and how many they have: too few for class-conditional estimates to be trusted."""
+    classes, counts = np.unique(np.asarray(labels), return_counts=True)
+    return {int(c): int(k) for c, k in zip(classes, counts, strict=True) if k < _MIN_PER_CLASS}
+
+
+@partial(jax.jit, static_argnames=("num_null", "num_subsamples"))
+def _measure(
+    estimator: Any, x: Float[Array, "n d"], y: Labels | Array, key: Array, num_null: int, num_subsamples: int
+) -> tuple[Estimate, Float[Array, " nulls"], Float[Array, " subsamples"]]:
+    n = len(x)
+    null_key, half_key, own_key = jax.random.split(key, 3)
+
+    def reordered(order: Array) -> Estimate:
+        return estimator(x, replace(y, values=y.values[order]) if isinstance(y, Labels) else y[order], own_key)
+
+    def halved(key: Array) -> Array:
+        half = jax.random.permutation(key, n)[: n // 2]
+        return estimator(x[half], y[half], own_key).value
+
+    # The value and its shuffles run together, mapped over y alone, so that what depends on x is computed once.
+    orders = jax.vmap(lambda key: jax.random.permutation(key, n))(jax.random.split(null_key, num_null))
+    together = max(1, _AT_ONCE // (512 * n))
+    orders = jnp.concatenate([jnp.arange(n)[None], orders])
+    if num_null == 0:
+        estimates = jax.tree.map(lambda leaf: leaf[None], reordered(orders[0]))
+    elif num_null < together:
+        estimates = jax.vmap(reordered)(orders)
+    else:
+        estimates = jax.lax.map(reordered, orders, batch_size=together)
+    halves = jax.lax.map(halved, jax.random.split(half_key, num_subsamples)) if num_subsamples else jnp.zeros(0)
+    return jax.tree.map(lambda leaf: leaf[0], estimates), estimates.value[1:], halves
+
+
+def _of_data(x: Array, y: Labels | Array, estimator: Any) -> list[str]:
+    """What the sample itself, and the estimator's own look at it, gives to object to."""
+    found = []
+    if isinstance(y, Labels) and y.num_classes < len(y) and (few := few_per_class(y.values)):
+        found.append(f"{len(few)} of {y.num_classes} classes have fewer than {_MIN_PER_CLASS} samples")
+    if isinstance(y, Labels) and y.num_classes == 1:
+        found.append("one class only")
+    if constant := x.shape[1] - int(np.any(np.asarray(x), axis=0).sum()):
+        found.append(f"{constant} of {x.shape[1]} features do not vary")
+    return found + list(getattr(estimator, "warnings", lambda x, y: ())(x, y))
+
+
+def _of_record(record: Record) -> list[str]:
+    """What the numbers give to object to."""
+    found = []
+    value, extrapolated, null, p_value = (record[key] for key in ("information", "extrapolated", "null_upper", "p_value"))
+    if record["saturated"]:
+        found.append("saturated")
+    if null is not None and value <= null and p_value > 0.05:
+        found.append(f"not above the null (p = {p_value:.2g})")
+    if extrapolated is not None:
+        margin = record["interval_upper"] - value
+        if abs(extrapolated - value) > max(margin, 0.05 * abs(value)):
+            found.append("depends on the sample's size beyond its interval")
+    if record["lower"] is None or record["upper"] is None:
+        found.append("no interval of the estimator's own: ties, or classes too small")
+    return found
