@@ -3,13 +3,12 @@
 import csv
 
 import chex
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ipjax import measure_plane, mutual_information
-from ipjax.estimators import KDE, Probe
-from ipjax.information_plane import InformationPlane, few_per_class, noise_profile, spread
+from ipjax.estimators import KDE, Binned, Probe
+from ipjax.information_plane import InformationPlane, profile
 
 N, CLASSES = 120, 4
 Y = np.arange(N) % CLASSES
@@ -33,7 +32,7 @@ def plane():
 
 def test_records_have_every_key(plane):
     numbers = ("information", "lower", "upper", "ceiling", "saturated")
-    extra = ("null", "null_upper", "interval_lower", "interval_upper", "subsamples")
+    extra = ("null", "null_upper", "p_value", "interval_lower", "interval_upper", "extrapolated", "subsamples", "warnings")
     expected = {"representation", "layer", "depth", "input_estimator", "label_estimator"}
     expected |= {"num_samples", "num_features", "num_constant"}
     expected |= {f"{variable}_{part}" for variable in ("input", "label", "side") for part in numbers + extra}
@@ -65,43 +64,6 @@ def test_each_variable_is_seen_where_it_is(plane):
     assert last["label_information"] > 5 * last["label_null_upper"]
     assert last["side_information"] < last["side_null_upper"]
     assert last["input_null"] is None  # every order of all-different labels is the same
-
-
-def test_null_is_near_the_value_of_independent_labels():
-    rng = np.random.default_rng(1)
-    plane = measure_plane(
-        {"layer": rng.normal(size=(N, 2))}, rng.permutation(Y), input_information=None, num_null=30, num_subsamples=0
-    )
-    (record,) = plane.records
-    fresh = [float(mutual_information(rng.normal(size=(N, 2)), rng.permutation(Y), KDE()).value) for _ in range(30)]
-    deviation = np.std(fresh, ddof=1)
-    assert abs(record["label_information"] - record["label_null"]) < 4 * deviation
-    # The mean of 30 shuffles still varies with the features, which stay the same, but by less than fresh samples do.
-    assert abs(np.mean(fresh) - record["label_null"]) < 2 * deviation
-    assert record["label_null_upper"] > record["label_null"]
-
-
-def test_interval_is_as_wide_as_the_spread_over_fresh_samples():
-    n, samples = 400, 16
-
-    def sample(seed):
-        rng = np.random.default_rng(seed)
-        y = rng.integers(CLASSES, size=n)
-        return rng.normal(size=(n, 2)) + y[:, None], y
-
-    values, margins = [], []
-    for seed in range(samples):
-        x, y = sample(seed)
-        (record,) = measure_plane({"layer": x}, y, input_information=None, num_null=0, num_subsamples=20).records
-        values.append(record["label_information"])
-        margins.append(record["label_interval_upper"] - record["label_information"])
-        chex.assert_trees_all_close(margins[-1], record["label_information"] - record["label_interval_lower"], rtol=1e-6)
-    # The deviation of 16 values is known to 18 %, so a right interval is within a factor 2 by more than three errors.
-    assert 0.5 < np.mean(margins) / (1.96 * np.std(values, ddof=1)) < 2
-
-
-def test_spread_is_the_half_width_of_an_interval():
-    chex.assert_trees_all_close(spread([1.0, 2.0, 3.0]), 4.302653)  # Student's t with 2 degrees of freedom
 
 
 def test_the_seed_decides_nulls_and_halves():
@@ -252,9 +214,9 @@ def test_the_scale_of_features_does_not_matter(scale):
     assert scaled["label_information"] == pytest.approx(plain["label_information"], rel=1e-5)
 
 
-def test_noise_profile_falls_with_the_noise():
+def test_profile_over_a_continuous_setting():
     noises = (0.01, 0.1, 1.0)
-    plane = noise_profile(features(), Y, noises)
+    plane = profile(features(), Y, KDE(), "noise", noises)
     assert [r["noise"] for r in plane.select(layer="middle").records] == list(noises)
     for layer in features():
         values = [r["input_information"] for r in plane.select(layer=layer).records]
@@ -264,13 +226,25 @@ def test_noise_profile_falls_with_the_noise():
         chex.assert_trees_all_close(record["label_information"], float(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("noises", [(), (0.1, 0.0), (-1.0,), (float("nan"),)])
-def test_noises_must_be_above_0(noises):
-    with pytest.raises(ValueError, match="noises: expected at least one number above 0"):
-        noise_profile(features(), Y, noises)
+def test_profile_over_a_setting_of_shapes():
+    layer = {"last": features()["last"]}
+    plane = profile(layer, Y, Binned(), "num_bins", (2, 8), input_axis=False)
+    assert [r["num_bins"] for r in plane.records] == [2, 8]
+    assert "input_information" not in plane.records[0]
+    for record in plane.records:
+        expected = mutual_information(layer["last"], Y, Binned(record["num_bins"])).value
+        chex.assert_trees_all_close(record["label_information"], float(expected), atol=1e-6)
 
 
-def test_few_per_class():
-    labels = np.repeat([0, 3, 7], [20, 19, 1])
-    assert few_per_class(labels) == {3: 19, 7: 1}
-    assert few_per_class(jnp.arange(40) % 2) == {}
+@pytest.mark.parametrize(
+    ("setting", "values", "match"),
+    [
+        ("noise", (), "at least one value"),
+        ("noise", (0.1, 0.0), "noise: expected a finite number above 0, got 0.0"),
+        ("noise", (float("nan"),), "noise: expected a finite number above 0"),
+        ("nose", (0.1,), "expected one of noise of KDE and at least one value, got 'nose'"),
+    ],
+)
+def test_a_profile_needs_a_setting_and_values(setting, values, match):
+    with pytest.raises(ValueError, match=match):
+        profile(features(), Y, KDE(), setting, values)

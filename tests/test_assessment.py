@@ -1,0 +1,183 @@
+"""What stands beside an estimate: null, p-value, interval, extrapolation, warnings."""
+
+import chex
+import numpy as np
+import pytest
+
+from ipjax import assess, measure_plane, mutual_information
+from ipjax.assessment import few_per_class, spread
+from ipjax.estimators import KDE, KSG, Binned, Labels, Projected, Ross
+from ipjax.estimators.base import pytree_settings
+
+N, CLASSES = 120, 4
+Y = np.arange(N) % CLASSES
+KEYS = {"information", "lower", "upper", "ceiling", "saturated", "null", "null_upper", "p_value", "interval_lower"}
+KEYS |= {"interval_upper", "extrapolated", "subsamples", "warnings"}
+
+
+def classes(n=N, d=2, apart=1.0, seed=0):
+    """Normal features whose means differ by class."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, d)) + apart * (np.arange(n) % CLASSES)[:, None]).astype(np.float32)
+
+
+def pairs(n, d, correlation=0.75, seed=0):
+    a, noise = np.random.default_rng(seed).normal(size=(2, n, d))
+    return a, correlation * a + np.sqrt(1 - correlation**2) * noise
+
+
+def test_the_numbers_belong_together():
+    record = assess(classes(), Y, KDE())
+    assert record.keys() == KEYS
+    estimate = mutual_information(classes(), Y, KDE())
+    got = [record[key] for key in ("information", "lower", "upper", "ceiling")]
+    expected = [float(value) for value in (estimate.value, estimate.lower, estimate.upper, estimate.ceiling)]
+    chex.assert_trees_all_close(got, expected, atol=1e-5)
+    value, halves = record["information"], record["subsamples"]
+    assert len(halves) == 10
+    assert record["extrapolated"] == pytest.approx(2 * value - np.mean(halves))
+    assert record["interval_upper"] - value == pytest.approx(spread(halves)) == value - record["interval_lower"]
+    assert record["null"] < record["null_upper"] < value
+    assert record["p_value"] == 1 / 20
+
+
+def test_halves_are_halves():
+    shown = []
+
+    @pytree_settings
+    class Spy:
+        def __call__(self, x, y, key):
+            shown.append(len(x))
+            return KDE()(x, y, key)
+
+    assess(classes(), Y, Spy())
+    assert sorted(set(shown)) == [N // 2, N]
+
+
+def test_null_is_near_the_value_of_independent_labels():
+    rng = np.random.default_rng(1)
+    record = assess(rng.normal(size=(N, 2)), rng.permutation(Y), KDE(), num_null=30, num_subsamples=0)
+    fresh = [float(mutual_information(rng.normal(size=(N, 2)), rng.permutation(Y), KDE()).value) for _ in range(30)]
+    deviation = np.std(fresh, ddof=1)
+    assert abs(record["information"] - record["null"]) < 4 * deviation
+    # The mean of 30 shuffles still varies with the features, which stay the same, but by less than fresh samples do.
+    assert abs(np.mean(fresh) - record["null"]) < 2 * deviation
+    assert record["null_upper"] > record["null"]
+
+
+def test_p_values_of_independent_data_are_uniform():
+    rng = np.random.default_rng(2)
+    p = [assess(rng.normal(size=(40, 1)), rng.permutation(40) % 4, KDE(), num_subsamples=0)["p_value"] for _ in range(60)]
+    # Multiples of 1/20 from 1/20 to 1: mean .525, deviation .288, so .037 of the mean of 60.
+    assert abs(np.mean(p) - 0.525) < 4 * 0.037
+    assert np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=4 * 0.065)
+
+
+def test_floating_y_is_shuffled_by_rows():
+    a, b = pairs(200, 2)
+    record = assess(a, b, KSG(), num_subsamples=0)
+    assert record["p_value"] == 1 / 20
+    assert abs(record["null"]) < 0.1 < record["information"]  # both columns move together, or the null would be the same
+
+
+def test_interval_is_as_wide_as_the_spread_over_fresh_samples():
+    n, samples = 400, 16
+
+    def sample(seed):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(CLASSES, size=n)
+        return rng.normal(size=(n, 2)) + y[:, None], y
+
+    values, margins = [], []
+    for seed in range(samples):
+        record = assess(*sample(seed), KDE(), num_null=0, num_subsamples=20)
+        values.append(record["information"])
+        margins.append(record["interval_upper"] - record["information"])
+    # The deviation of 16 values is known to 18 %, so a right interval is within a factor 2 by more than three errors.
+    assert 0.5 < np.mean(margins) / (1.96 * np.std(values, ddof=1)) < 2
+
+
+def test_extrapolation_takes_away_a_bias_of_order_1_over_n():
+    rng = np.random.default_rng(3)
+    records = [assess(rng.normal(size=(240, 1)), Y.repeat(2), Binned(8, "quantile"), num_null=0) for _ in range(12)]
+    # 2 n x the plug-in of independent data is chi-squared with 7 x 3 degrees of freedom.
+    bias, error = 21 / (2 * 240), np.sqrt(2 * 21) / (2 * 240) / np.sqrt(12)
+    plug_in, extrapolated = (np.array([r[key] for r in records]) for key in ("information", "extrapolated"))
+    assert abs(plug_in.mean() - bias) < 4 * error
+    assert abs(extrapolated.mean()) < 4 * extrapolated.std(ddof=1) / np.sqrt(12) < bias / 2
+
+
+def test_spread_is_the_half_width_of_an_interval():
+    chex.assert_trees_all_close(spread([1.0, 2.0, 3.0]), 4.302653)  # Student's t with 2 degrees of freedom
+
+
+def test_a_shuffle_of_labels_that_are_all_different_is_not_tried():
+    record = assess(classes(), np.arange(N), KDE())
+    assert record["null"] is record["null_upper"] is record["p_value"] is None
+
+
+NORMAL = np.random.default_rng(0).normal(size=(N, 30))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "estimator", "match"),
+    [
+        (classes(), Y, KDE(), None),
+        (classes(d=1), Y, Ross(), None),
+        (classes(80), np.arange(80) % 5, KDE(), "5 of 5 classes have fewer than 20 samples"),
+        (classes(), np.zeros(N, int), KDE(), "one class only"),
+        (classes(apart=100.0), Y, KDE(), "saturated"),
+        (NORMAL[:, :1], Y, Ross(), "not above the null"),
+        (np.insert(classes(), 1, 5.0, axis=1), Y, KDE(), "1 of 3 features do not vary"),
+        (NORMAL, Y, Ross(), "effective dimension 6 is high for 3 neighbours"),
+        (NORMAL, Y, Projected(Ross(), 20), "effective dimension"),
+        (*pairs(N, 1), KSG(), None),
+        (*pairs(N, 5), KSG(), "effective dimension"),
+        (*(np.round(side) for side in pairs(N, 1)), KSG(), "ties: 100% of the values occur more than once; no interval"),
+        (NORMAL[:, :2], Y, Binned(10), "depends on the sample's size"),
+        (NORMAL[:8, :1], [0, 0, 0, 0, 0, 0, 1, 1], Ross(), "no interval of the estimator's own"),
+    ],
+)
+def test_warnings(x, y, estimator, match):
+    warnings = assess(x, np.asarray(y), estimator, num_null=19)["warnings"]
+    assert warnings is None if match is None else match in warnings
+
+
+def test_unknown_bounds_and_ceilings_are_none():
+    record = assess(NORMAL[:8, :1], np.array([0, 0, 0, 0, 0, 0, 1, 1]), Ross(), num_null=0, num_subsamples=0)
+    assert record["lower"] is record["upper"] is None
+
+
+def test_the_same_seed_draws_the_same():
+    first, again, other = (assess(classes(), Y, KDE(), seed=seed)["subsamples"] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_plane_holds_what_assess_gives():
+    (record,) = measure_plane({"layer": classes()}, Y, seed=5).records
+    expected = assess(classes(), Y, KDE(), seed=5)
+    assert {key: record[f"label_{key}"] for key in KEYS} == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_subsamples": 1}, "not 1 subsample"),
+        ({"num_null": -1}, "expected 0 or more"),
+        ({"x": classes(3), "y": Y[:3]}, "expected at least 4 to draw halves from, got 3"),
+        ({"y": Y[1:]}, "expected as many of x as of y"),
+    ],
+)
+def test_what_cannot_be_assessed(settings, match):
+    with pytest.raises(ValueError, match=match):
+        assess(**{"x": classes(), "y": Y, "estimator": KDE(), **settings})
+
+
+def test_labels_are_taken():
+    expected = assess(classes(), Y, KDE(), num_null=2, num_subsamples=2)
+    assert assess(classes(), Labels(np.asarray(Y, np.int32), CLASSES), KDE(), num_null=2, num_subsamples=2) == expected
+
+
+def test_few_per_class():
+    labels = np.repeat([0, 3, 7], [20, 19, 1])
+    assert few_per_class(labels) == {3: 19, 7: 1}
