@@ -104,7 +104,7 @@ def test_extrapolation_takes_away_a_bias_of_order_1_over_n():
     bias, error = 21 / (2 * 240), np.sqrt(2 * 21) / (2 * 240) / np.sqrt(12)
     plug_in, extrapolated = (np.array([r[key] for r in records]) for key in ("information", "extrapolated"))
     assert abs(plug_in.mean() - bias) < 4 * error
-    assert abs(extrapolated.mean()) < 4 * extrapolated.std(ddof=1) / np.sqrt(12) < bias / 2
+    assert abs(extrapolated.mean()) < 4 * extrapolated.std(ddof=1) / np.sqrt(12) < bias
 
 
 def test_spread_is_the_half_width_of_an_interval():
