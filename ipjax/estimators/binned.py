@@ -12,9 +12,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from ipjax.estimators.base import Estimate, Labels, plug_in_entropy, pytree_settings
+
+_FEW_BINS = 128  # up to here comparing with every edge is faster than searching, and holds no indices
 
 
 @pytree_settings
@@ -47,13 +49,13 @@ class Binned:
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         del key
-        x_codes = codes(x, self.num_bins, self.edges)
+        x_rows = hashes(codes(x, self.num_bins, self.edges), 0)
         if isinstance(y, Labels):
-            y_codes, ceiling = y.values[:, None], y.entropy()
+            y_rows, ceiling = hashes(y.values[:, None], 1), y.entropy()
         else:
-            y_codes, ceiling = codes(y, self.num_bins, self.edges), jnp.log(float(len(y)))
+            y_rows, ceiling = hashes(codes(y, self.num_bins, self.edges), 1), jnp.log(float(len(y)))
         n = len(x)
-        counts = [row_counts(c) for c in (x_codes, y_codes, jnp.concatenate([x_codes, y_codes], axis=1))]
+        counts = [hash_counts(rows) for rows in (x_rows, y_rows, x_rows + y_rows)]  # a sum is the hash of rows side by side
         of_x, of_y, joint = (plug_in_entropy(c) for c in counts)
         plug_in = of_x + of_y - joint
         occupied_x, occupied_y, occupied = (jnp.sum(c > 0) for c in counts)
@@ -69,17 +71,22 @@ def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"
     else:
         of_varying = jnp.where(jnp.ptp(x, axis=0) > 0, x, jnp.nan)
         inner = jnp.nanquantile(of_varying, jnp.linspace(0, 1, num_bins + 1)[1:-1])
-    return jnp.searchsorted(inner, x, side="right")
+    return jnp.searchsorted(inner, x, side="right", method="compare_all" if num_bins <= _FEW_BINS else "scan")
 
 
 def row_counts(rows: Int[Array, "n d"]) -> Float[Array, " n"]:
-    """How often each distinct row occurs, in any order, filled up with zeros.
+    """How often each distinct row occurs, in any order, filled up with zeros."""
+    return hash_counts(hashes(rows, 0))
 
-    Rows are told apart by two random 32-bit linear hashes: two of a million different rows meet with a chance below 1e-5.
-    """
-    n, d = rows.shape
-    factors = jax.random.bits(jax.random.key(0), (d, 2), jnp.uint32) | 1
-    hashes = jnp.sum(rows.astype(jnp.uint32)[:, :, None] * factors, axis=1)
+
+def hashes(rows: Int[Array, "n d"], which: int) -> UInt32[Array, "n 2"]:
+    """Two random 32-bit linear hashes of every row: two of a million different rows meet with a chance below 1e-5."""
+    factors = jax.random.bits(jax.random.key(which), (2, rows.shape[1]), jnp.uint32) | 1
+    return jnp.stack([jnp.sum(rows.astype(jnp.uint32) * factor, axis=1) for factor in factors], axis=1)
+
+
+def hash_counts(hashes: UInt32[Array, "n 2"]) -> Float[Array, " n"]:
+    """How often each distinct pair of hashes occurs, in any order, filled up with zeros."""
     first, second = jax.lax.sort((hashes[:, 0], hashes[:, 1]), num_keys=2)
     starts = jnp.concatenate([jnp.zeros(1, bool), (first[1:] != first[:-1]) | (second[1:] != second[:-1])])
-    return jnp.zeros(n).at[jnp.cumsum(starts)].add(1.0)
+    return jnp.zeros(len(hashes)).at[jnp.cumsum(starts)].add(1.0)
