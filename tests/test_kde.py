@@ -78,6 +78,30 @@ def test_value_lies_in_the_bracket_below_the_ceiling(noise, kind):
         assert result.upper <= np.log(len(x)) + rounding
 
 
+@pytest.mark.parametrize("num_classes", [3, 40])
+def test_shuffled_labels_mapped_in_parallel_match_the_reference(num_classes):
+    x, y = sample(120, num_classes=num_classes)
+    shuffles = np.stack([np.random.default_rng(seed).permutation(y) for seed in range(3)])
+    with jax.enable_x64(True):
+        result = jax.vmap(lambda values: KDE()(jnp.asarray(x), Labels(values, num_classes), jax.random.key(0)))(shuffles)
+    for i, shuffled in enumerate(shuffles):
+        part = jax.tree.map(lambda leaf, i=i: leaf[i], result)
+        chex.assert_trees_all_close(numbers(part), reference.kde(x, shuffled, 0.05), rtol=1e-9)
+
+
+def test_gradient_matches_finite_differences():
+    x, y = sample(600)  # in two blocks; the noise's scale changes with x too
+    direction = np.random.default_rng(1).normal(size=x.shape)
+    with jax.enable_x64(True):
+        labels = Labels(jnp.asarray(y), 4)
+
+        def along(t):
+            return KDE(0.5)(jnp.asarray(x) + t * direction, labels, jax.random.key(0)).value
+
+        slope = jax.jit(jax.grad(along))(0.0)
+        chex.assert_trees_all_close(slope, (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5)
+
+
 def test_a_large_offset_costs_no_accuracy():
     x, y = sample(300)
     x = (x + 1e4).astype(np.float32)

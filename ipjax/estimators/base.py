@@ -157,7 +157,8 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
         raise ValueError(f"{what}: expected [samples, features], got shape {list(array.shape)}; apply a readout first")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{what}: expected floating features, got {array.dtype}")
-    array = array.astype(np.float64)
+    if array.dtype != np.float32:
+        array = array.astype(np.float64)
     if len(array) < 2:
         raise ValueError(f"{what}: expected at least 2 samples, got {len(array)}")
     finite = np.isfinite(array).all(axis=1)
@@ -172,8 +173,16 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
             f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
             "measure information on; leave this layer out"
         )
-    array = np.where(keep, array - np.mean(array[:, keep]), 0)  # one offset and scale for all, on which no estimator depends,
-    return jnp.asarray(array / np.max(np.abs(array)), jnp.result_type(float))  # so that single precision suffices
+    # One offset and scale for all, on which no estimator depends, so that single precision suffices. In blocks of rows, since a
+    # large layer in double precision would take more memory than the estimators.
+    of_columns = np.asarray([np.mean(array, axis=0, dtype=np.float64), np.min(array, axis=0), np.max(array, axis=0)])[:, keep]
+    offset = np.mean(of_columns[0])
+    scale = max(offset - np.min(of_columns[1]), np.max(of_columns[2]) - offset)
+    scaled = np.empty(array.shape, jnp.result_type(float))
+    for start in range(0, len(array), 1024):
+        block = slice(start, start + 1024)
+        scaled[block] = np.where(keep, (array[block] - offset) / scale, 0)
+    return jnp.asarray(scaled)
 
 
 def checked_labels(y: ArrayLike, what: str = "y") -> Labels:

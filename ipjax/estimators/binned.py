@@ -13,11 +13,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from ipjax.estimators.base import Estimate, Labels, plug_in_entropy, pytree_settings
 
 _MOST_BINS = 2**16  # beyond, cells are finer than single precision and tables of units against labels too large
+_FEW_BINS = 128  # up to here comparing with every edge is faster than searching, and holds no indices
 
 
 @pytree_settings
@@ -72,7 +73,8 @@ class Binned:
 
 def _by_layer(x_codes: Int[Array, "n dx"], y_codes: Int[Array, "n dy"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Plug-in and Miller-Madow information of two sets of row codes."""
-    return _information(*(row_counts(c) for c in (x_codes, y_codes, jnp.concatenate([x_codes, y_codes], axis=1))))
+    of_x, of_y = hashes(x_codes, 0), hashes(y_codes, 1)
+    return _information(*map(hash_counts, (of_x, of_y, of_x + of_y)))  # a sum is the hash of rows side by side
 
 
 def _by_unit(x_codes: Int[Array, "n d"], y: Labels, num_bins: int) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
@@ -103,17 +105,22 @@ def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"
     else:
         of_varying = jnp.where(jnp.ptp(x, axis=0) > 0, x, jnp.nan)
         inner = jnp.nanquantile(of_varying, jnp.linspace(0, 1, num_bins + 1)[1:-1])
-    return jnp.searchsorted(inner, x, side="right")
+    return jnp.searchsorted(inner, x, side="right", method="compare_all" if num_bins <= _FEW_BINS else "scan")
 
 
 def row_counts(rows: Int[Array, "n d"]) -> Float[Array, " n"]:
-    """How often each distinct row occurs, in any order, filled up with zeros.
+    """How often each distinct row occurs, in any order, filled up with zeros."""
+    return hash_counts(hashes(rows, 0))
 
-    Rows are told apart by two random 32-bit linear hashes: two of a million different rows meet with a chance below 1e-5.
-    """
-    n, d = rows.shape
-    factors = jax.random.bits(jax.random.key(0), (d, 2), jnp.uint32) | 1
-    hashes = jnp.sum(rows.astype(jnp.uint32)[:, :, None] * factors, axis=1)
+
+def hashes(rows: Int[Array, "n d"], which: int) -> UInt32[Array, "n 2"]:
+    """Two random 32-bit linear hashes of every row: two of a million different rows meet with a chance below 1e-5."""
+    factors = jax.random.bits(jax.random.key(which), (2, rows.shape[1]), jnp.uint32) | 1
+    return jnp.stack([jnp.sum(rows.astype(jnp.uint32) * factor, axis=1) for factor in factors], axis=1)
+
+
+def hash_counts(hashes: UInt32[Array, "n 2"]) -> Float[Array, " n"]:
+    """How often each distinct pair of hashes occurs, in any order, filled up with zeros."""
     first, second = jax.lax.sort((hashes[:, 0], hashes[:, 1]), num_keys=2)
     starts = jnp.concatenate([jnp.zeros(1, bool), (first[1:] != first[:-1]) | (second[1:] != second[:-1])])
-    return jnp.zeros(n).at[jnp.cumsum(starts)].add(1.0)
+    return jnp.zeros(len(hashes)).at[jnp.cumsum(starts)].add(1.0)

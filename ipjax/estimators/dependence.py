@@ -57,8 +57,8 @@ class HSIC:
         _check_settings(self.kernel, self.width)
 
     def __call__(self, x: ArrayLike, y: ArrayLike | Labels) -> Float[Array, ""]:
-        checked_x, checked_y = _checked(x, y, self.unbiased)
-        value = _hsic_of(self, _in_own_units(x, checked_x), _in_own_units(y, checked_y))
+        sides = [_in_own_units(*pair) for pair in zip((x, y), _checked(x, y, self.unbiased), strict=True)]
+        value = _hsic_of(self, *sides)
         if not isinstance(value, Tracer) and not jnp.isfinite(value):
             raise ValueError("HSIC: the features are too large for their precision; rescale them, or use CKA")
         return value
@@ -142,14 +142,15 @@ def hsic(k: Gram, l: Gram, n: int, unbiased: bool) -> Float[Array, ""]:  # noqa:
 
     ((products, a, b),) = by_rows(rows, n)
     trace, sums, cross = jnp.sum(products), jnp.sum(a) * jnp.sum(b), jnp.sum(a * b)
+    m = float(n)  # the products below are beyond 32-bit integers from 46,341 samples on
     if unbiased:  # tr K̃L̃ + 1ᵀK̃1 1ᵀL̃1 / ((n-1)(n-2)) - 2/(n-2) 1ᵀK̃L̃1, diagonals set to 0
-        return (trace + sums / ((n - 1) * (n - 2)) - 2 / (n - 2) * cross) / (n * (n - 3))
-    return (trace + sums / n**2 - 2 / n * cross) / (n - 1) ** 2  # tr KHLH
+        return (trace + sums / ((m - 1) * (m - 2)) - 2 / (m - 2) * cross) / (m * (m - 3))
+    return (trace + sums / m**2 - 2 / m * cross) / (m - 1) ** 2  # tr KHLH
 
 
 def linear_hsic(x: Float[Array, "n dx"], y: Float[Array, "n dy"], unbiased: bool) -> Float[Array, ""]:
     """The same for linear kernels, from features: tr KHLH = |XᵀY|² of centred features."""
-    n = len(x)
+    n = float(len(x))
     x, y = x - jnp.mean(x, axis=0), y - jnp.mean(y, axis=0)
     norm = cross_norm(x, y)
     if not unbiased:
@@ -189,5 +190,9 @@ def _in_own_units(given: ArrayLike | Labels, side: Labels | Array) -> Labels | A
     """Checked features before they were scaled."""
     if isinstance(side, Labels | Tracer):
         return side
-    features = np.asarray(given, np.float64).reshape(len(side), -1)
-    return jnp.asarray(features - np.mean(features, axis=0), side.dtype)
+    features = np.asarray(given).reshape(len(side), -1)
+    if features.dtype != np.float32:
+        features = features.astype(np.float64)
+    centred = np.empty(features.shape, side.dtype)
+    np.subtract(features, np.mean(features, axis=0, dtype=np.float64), out=centred, dtype=np.float64, casting="same_kind")
+    return jnp.asarray(centred)

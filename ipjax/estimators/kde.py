@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from ipjax.estimators.base import Estimate, Labels, pytree_settings
 
 _ROWS = 512  # rows of the pairwise matrix held at once
+_FEW_CLASSES = 32  # up to here sums over classes are faster as a product with the one-hot labels than by masks
 _MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
 
 
@@ -55,32 +56,45 @@ def _with_labels(x: Float[Array, "n d"], y: Labels, noise: float | Array) -> Est
     class_size = y.counts()[y.values]
 
     def rows(index: Array) -> tuple[Array, Array]:
-        squared = squared_distances(x, index)
-        same = y.values[index][:, None] == y.values[None, :]
-
-        def bound(factor: float) -> Array:
-            kernel = jnp.exp(-squared / (factor * scale))
+        def bound(kernel: Array) -> Array:
             everyone = -jnp.log(jnp.sum(kernel, axis=1) / len(x))
-            within = -jnp.log(jnp.sum(jnp.where(same, kernel, 0), axis=1) / class_size[index])
+            within = -jnp.log(_class_sums(kernel, y, index) / class_size[index])
             return jnp.stack([everyone, within])
 
-        return bound(2.0), bound(8.0)
+        kl, bd = _kernels(squared_distances(x, index) / scale)
+        return bound(kl), bound(bd)
 
     kl, bd = by_rows(rows, len(x))
     (kl_all, kl_class), (bd_all, bd_class) = jnp.mean(kl, axis=1), jnp.mean(bd, axis=1)
     return Estimate(kl_all - kl_class, bd_all - kl_class, kl_all - bd_class, y.entropy())
 
 
+def _kernels(squared: Array) -> tuple[Array, Array]:
+    """exp(-d / 2) and exp(-d / 8) of squared distances d in units of the noise, for the two bounds."""
+    bd = jnp.exp(-squared / 8)
+    return (bd * bd) ** 2, bd
+
+
+def _class_sums(kernel: Float[Array, "m n"], y: Labels, rows: Int[Array, " m"]) -> Float[Array, " m"]:
+    """The kernel's sum of every row over the samples of the row's class."""
+    if y.num_classes > _FEW_CLASSES:
+        return jnp.sum(jnp.where(y.values[rows][:, None] == y.values[None, :], kernel, 0), axis=1)
+    members = jax.nn.one_hot(y.values, y.num_classes, dtype=kernel.dtype)
+    of_classes = jnp.matmul(kernel, members, precision=jax.lax.Precision.HIGHEST)  # for many labelings y, one matrix product
+    return jnp.sum(of_classes * members[rows], axis=1)
+
+
 def _with_features(x: Float[Array, "n dx"], y: Float[Array, "n dy"], noise: float | Array) -> Estimate:
     x_scale, y_scale = noise_variance(x, noise), noise_variance(y, noise)
 
     def rows(index: Array) -> tuple[Array, Array]:
-        a, b = squared_distances(x, index) / x_scale, squared_distances(y, index) / y_scale
+        of_x = _kernels(squared_distances(x, index) / x_scale)
+        of_y = _kernels(squared_distances(y, index) / y_scale)
 
-        def bound(factor: float) -> Array:
-            return jnp.stack([-jnp.log(jnp.mean(jnp.exp(-d / factor), axis=1)) for d in (a, b, a + b)])
+        def bound(k_x: Array, k_y: Array) -> Array:
+            return jnp.stack([-jnp.log(jnp.mean(kernel, axis=1)) for kernel in (k_x, k_y, k_x * k_y)])
 
-        return bound(2.0), bound(8.0)
+        return bound(of_x[0], of_y[0]), bound(of_x[1], of_y[1])
 
     kl, bd = by_rows(rows, len(x))
     (kl_x, kl_y, kl_xy), (bd_x, bd_y, bd_xy) = jnp.mean(kl, axis=1), jnp.mean(bd, axis=1)
@@ -95,22 +109,26 @@ def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array,
     """
     sample = x[:: math.ceil(len(x) / _MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
-    middle = _median(squared[jnp.triu_indices(len(sample), 1)])
+    middle = _median(squared.ravel()[1:].reshape(len(sample) - 1, -1)[:, :-1])  # without the diagonal
     mean = 2 * jnp.sum(jnp.var(x, axis=0))
     scale = noise * jnp.where(middle > 1e-5 * mean, middle, mean)
     return jnp.where(scale > 0, scale, 1)
 
 
-def _median(values: Float[Array, " m"]) -> Float[Array, ""]:
+def _median(values: Float[Array, "m ..."]) -> Float[Array, ""]:
     """The (lower) median of numbers from 0 on, to rounding, by halving: on CPU far faster than XLA's sort."""
+    constants = jax.lax.stop_gradient(values)
+    ones = jnp.ones(len(values), values.dtype)
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        too_low = 2 * jnp.sum(values <= middle) < len(values)
+        lower = ones @ jnp.where(constants <= middle, 1, 0).astype(values.dtype)  # counted by a product, which is fast
+        too_low = 2 * jnp.sum(lower) < values.size
         return jnp.where(too_low, middle, bounds[0]), jnp.where(too_low, bounds[1], middle)
 
-    largest = jnp.max(values)
-    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(largest), largest))[1]
+    largest = jnp.max(constants)
+    _, found = jax.lax.fori_loop(0, jnp.finfo(values.dtype).nmant + 8, halve, (jnp.zeros_like(largest), largest))
+    return jnp.max(jnp.where(constants <= found, values, 0))  # the value itself, which has a gradient
 
 
 def squared_distances(x: Float[Array, "n d"], rows: Int[Array, " m"]) -> Float[Array, "m n"]:
@@ -123,9 +141,12 @@ def squared_distances(x: Float[Array, "n d"], rows: Int[Array, " m"]) -> Float[A
 
 
 def by_rows(function, n: int) -> tuple[Array, ...]:
-    """`function(row indices) -> arrays [..., rows]` over all n rows in blocks, joined along the last axis."""
+    """`function(row indices) -> arrays [..., rows]` over all n rows in blocks, joined along the last axis.
+
+    Gradients compute a block again instead of holding all of them.
+    """
     blocks = math.ceil(n / _ROWS)
     size = math.ceil(n / blocks)
     index = jnp.minimum(jnp.arange(blocks * size), n - 1).reshape(blocks, size)
-    values = jax.lax.map(function, index)
+    values = jax.lax.map(jax.checkpoint(function), index)
     return jax.tree.map(lambda v: jnp.moveaxis(v, 0, -2).reshape(*v.shape[1:-1], -1)[..., :n], values)

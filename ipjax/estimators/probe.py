@@ -55,6 +55,10 @@ class Probe:
             raise ValueError(
                 "Probe: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)"
             )
+        if len(y) < self.num_folds:
+            raise ValueError(
+                f"Probe: expected at least {self.num_folds} samples, one in each fold, got {len(y)}; use more samples"
+            )
         folds = balanced_folds(y, self.num_folds, key)
         ridges = jnp.asarray(self.ridges, x.dtype)
 
@@ -108,7 +112,7 @@ def _scores(
     means = (members.T @ x) / jnp.where(frequency > 0, frequency, 1)[:, None]
     within = x - means[y.values]
     covariance = (within * weight[:, None]).T @ within
-    size = jnp.trace(covariance) / jnp.sum(deviation > 0)  # mean over the features that vary
+    size = jnp.trace(covariance) / jnp.maximum(jnp.sum(deviation > 0), 1)  # mean over the features that vary
 
     def score(ridge: Array) -> Float[Array, "n classes"]:
         shrunk = covariance + (ridge * size + 1e-6) * jnp.eye(len(covariance), dtype=x.dtype)

@@ -108,9 +108,10 @@ def _by_squares(of_x: Kernel, of_y: Kernel, n: int) -> tuple[Float[Array, "3"], 
 
 def _by_eigenvalues(of_x: Kernel, of_y: Kernel, n: int, alpha: float) -> tuple[Float[Array, "3"], Float[Array, " n"]]:
     """The same of any order."""
-    a, b = of_x(jnp.arange(n)), of_y(jnp.arange(n))
-    entropies, influences = jax.lax.map(lambda kernel: spectral_entropy(kernel / n, alpha), jnp.stack([a, b, a * b]))
-    return entropies, influences[0] + influences[1] - influences[2]
+    a, b = of_x(jnp.arange(n)) / n, of_y(jnp.arange(n)) / n
+    # One by one and not mapped, so that shuffles of y, mapped over, share the eigenvalues of x.
+    (s_x, of_a), (s_y, of_b), (s_xy, of_both) = (spectral_entropy(kernel, alpha) for kernel in (a, b, n * a * b))
+    return jnp.stack([s_x, s_y, s_xy]), of_a + of_b - of_both
 
 
 def spectral_entropy(a: Float[Array, "n n"], alpha: float) -> tuple[Float[Array, ""], Float[Array, " n"]]:

@@ -138,7 +138,7 @@ def infonce(scores: Scores) -> Float[Array, ""]:
 
 
 def nwj(scores: Scores) -> Float[Array, ""]:
-    """1 + E f(true pairs) - E e^f(others); with f = 1 + g it reads E g + 2 - e E e^g in Poole's way of writing."""
+    """1 + E f(true pairs) - E e^f(others), which is E g - e⁻¹ E e^g of the critic g = f + 1 that Poole et al. write it in."""
     return 1 + jnp.mean(jnp.diagonal(scores)) - jnp.exp(log_mean_exp_others(scores))
 
 
@@ -185,7 +185,7 @@ def _cross_fitted(
             f"{name}: expected at least {2 * num_folds} samples, 2 in each of {num_folds} folds, got {n}; "
             "use more samples, or KDE or GaussianChannel"
         )
-    if isinstance(y, Labels) and y.num_classes >= n:
+    if isinstance(y, Labels) and y.num_classes == n:
         raise ValueError(f"{name}: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)")
     fold_key, train_key = jax.random.split(key)
     classes = y.values if isinstance(y, Labels) else jnp.zeros(n, jnp.int32)
@@ -220,7 +220,7 @@ def train_critic(
     judged_x, judged_y = validation[0][some], validation[1][some]
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
     init_key, batch_key = jax.random.split(key)
-    start = (_network(init_key, x.shape[1], settings), _network(jax.random.fold_in(init_key, 1), y.shape[1], settings, 0.0))
+    start = (_network(init_key, x, settings), _network(jax.random.fold_in(init_key, 1), y, settings, 0.0))
 
     def loss(parameters: Parameters, index: Int[Array, " batch"]) -> Float[Array, ""]:
         return -objective(scores_of(parameters, x[index], y[index]))
@@ -270,14 +270,15 @@ def standardised(values: Float[Array, "n d"], fit: Int[Array, " m"]) -> Float[Ar
     return (values - mean) / jnp.where(deviation > 1e-6, deviation, 1)
 
 
-def _network(key: Array, d: int, settings: Critic, last: float = 1.0) -> list[tuple[Array, Array]]:
-    """Weights and biases of two hidden layers and a linear one whose weights are scaled by `last`."""
-    sizes = (d, settings.hidden, settings.hidden, settings.embedding)
-    scales = (1.0, 1.0, last)
+def _network(key: Array, inputs: Float[Array, "n d"], settings: Critic, last: float = 1.0) -> list[tuple[Array, Array]]:
+    """Weights and biases of two hidden layers, scaled by how many inputs vary, and a linear one, scaled by `last` too."""
+    sizes = (inputs.shape[1], settings.hidden, settings.hidden, settings.embedding)
+    varying = jnp.maximum(jnp.sum(jnp.ptp(inputs, axis=0) > 0), 1)
+    variances = (2 / varying, 2 / settings.hidden, last * 2 / settings.hidden)
     keys = jax.random.split(key, 3)
     return [
-        (scale * math.sqrt(2 / a) * jax.random.normal(k, (a, b)), jnp.zeros(b))
-        for k, a, b, scale in zip(keys, sizes[:-1], sizes[1:], scales, strict=True)
+        (jnp.sqrt(variance) * jax.random.normal(k, (a, b)), jnp.zeros(b))
+        for k, a, b, variance in zip(keys, sizes[:-1], sizes[1:], variances, strict=True)
     ]
 
 
