@@ -8,6 +8,8 @@ n log n a channel. Channels are sorted by NumPy, in a tenth of the time that XLA
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -17,9 +19,11 @@ from jax import Array
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from ipjax.assessment import Record
 from ipjax.estimators.base import checked_labels
-from ipjax.estimators.kde import _MEDIAN_SAMPLES
+from ipjax.estimators.kde import MEDIAN_SAMPLES
 from ipjax.estimators.ross import information
+from ipjax.information_plane import InformationPlane
 
 _VALUES = 2**19  # in a block of channels
 _POLES = 12  # of the kernel's sum of exponentials, in conjugate pairs
@@ -83,10 +87,118 @@ def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, 
         raise ValueError(f"noise: expected a finite number above 0, got {noise}")
 
     def block(columns: np.ndarray) -> Array:
-        sample = np.sort(columns[:, :: math.ceil(columns.shape[1] / _MEDIAN_SAMPLES)], axis=1)
+        sample = np.sort(columns[:, :: math.ceil(columns.shape[1] / MEDIAN_SAMPLES)], axis=1)
         return _input_information(np.sort(columns, axis=1), sample, noise)
 
     return _by_blocks(block, _checked(features))
+
+
+def measure_channels(
+    features: Mapping[str, ArrayLike],
+    labels: ArrayLike,
+    *,
+    noise: float = 0.05,
+    representation: str = "activation",
+    num_null: int = 9,
+    seed: int = 0,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> InformationPlane:
+    """Label and input information of every channel of every layer, with the layer's null, ranked within the layer.
+
+    **Arguments:**
+
+    - `features`: layer -> `[n, channels]`, in forward order, the same samples for all.
+    - `labels`: `[n]` integers.
+    - `noise`: of `input_information`.
+    - `representation`: written into the records: what the features are of their layer.
+    - `num_null`: how often the labels are shuffled for the null.
+    - `track`: wraps the sequence of passes over all channels, one for the labels and one a shuffle, for progress.
+
+    **Returns** a record a channel, in nats: `representation`, `layer`, `depth`, `channel`, `rank` (1 for the one of its layer
+    that tells most about the label), `label_information`, `input_information`, `num_channels` of the layer, `label_null` and
+    `label_null_upper`: mean and largest over the layer's channels and the shuffles (`None` without shuffles). Of 1 + `num_null`
+    layers that know nothing of the label, one has a channel above the largest.
+
+    **Raises:** `ValueError` as `label_information` and `input_information` do, naming the layer, and without layers.
+    """
+    if not features:
+        raise ValueError("features: expected at least one layer, got none")
+    if num_null < 0:
+        raise ValueError(f"num_null: expected 0 or more, got {num_null}")
+    arrays = {layer: np.asarray(values) for layer, values in features.items()}
+    n = len(checked_labels(labels, "labels"))
+    for layer, values in arrays.items():
+        _checked(values, f"features of layer {layer!r}")
+        if len(values) != n:
+            raise ValueError(f"features of layer {layer!r}: expected as many samples as labels, {n}, got {len(values)}")
+    # One array of all channels: a single shape is compiled.
+    widths = [values.shape[1] for values in arrays.values()]
+    everything, layer_ends = np.concatenate(list(arrays.values()), axis=1), np.cumsum(widths)[:-1]
+    about_input = np.split(np.asarray(input_information(everything, noise)), layer_ends)
+    orders = [np.arange(n), *(np.random.default_rng([seed, i]).permutation(n) for i in range(num_null))]
+    passes = [np.asarray(label_information(everything, np.asarray(labels)[orders[i]])) for i in track(range(len(orders)))]
+    label = np.split(np.stack(passes), layer_ends, axis=1)
+    records = []
+    for depth, (layer, of_label, of_input) in enumerate(zip(arrays, label, about_input, strict=True)):
+        value, nulls = of_label[0], of_label[1:]
+        rank = 1 + np.argsort(np.argsort(-value, kind="stable"))
+        of_layer = {"num_channels": len(value)} | {
+            "label_null": float(nulls.mean()) if num_null else None,
+            "label_null_upper": float(nulls.max()) if num_null else None,
+        }
+        for channel in range(len(value)):
+            records.append(
+                {
+                    "representation": representation,
+                    "layer": layer,
+                    "depth": depth,
+                    "channel": channel,
+                    "rank": int(rank[channel]),
+                    "label_information": float(value[channel]),
+                    "input_information": float(of_input[channel]),
+                    **of_layer,
+                }
+            )
+    return InformationPlane(tuple(records))
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How many of a layer's channels carry its label information, each measured alone.
+
+    **Attributes:**
+
+    - `num_channels`: of the layer.
+    - `num_informative`: those above the null's largest value, and above 0.
+    - `num_holding_half`: the fewest of these whose information sums to half of what all of these sum to. Channels may tell the
+        same, so the sum is no information of the layer's.
+    """
+
+    num_channels: int
+    num_informative: int
+    num_holding_half: int
+
+
+def concentration(channels: InformationPlane) -> dict[str, Concentration]:
+    """Of every layer, from the records of `measure_channels` of one representation.
+
+    **Raises:** `ValueError` for several representations (use `channels.select`) and for records without a null.
+    """
+    if len({record["representation"] for record in channels.records}) > 1:
+        raise ValueError("channels: expected one representation; choose with channels.select(representation=...)")
+    if any(record["label_null_upper"] is None for record in channels.records):
+        raise ValueError("channels: expected records with a null; measure_channels gives it with num_null above 0")
+    layers: dict[str, list[Record]] = {}
+    for record in channels.records:
+        layers.setdefault(record["layer"], []).append(record)
+    return {layer: _concentration(records) for layer, records in layers.items()}
+
+
+def _concentration(records: Sequence[Record]) -> Concentration:
+    null = max(records[0]["label_null_upper"], 0)
+    known = sorted((r["label_information"] for r in records if r["label_information"] > null), reverse=True)
+    holding_half = np.searchsorted(np.cumsum(known), sum(known) / 2) + 1 if known else 0
+    return Concentration(len(records), len(known), int(holding_half))
 
 
 @partial(jax.jit, static_argnames="k")
@@ -125,7 +237,7 @@ def _count_within(
     The searches compare differences, as the radius is one: centre + radius would round to either side of the neighbour.
     """
 
-    def first(beyond) -> Int[Array, " n"]:
+    def first(beyond: Callable[[Array], Array]) -> Int[Array, " n"]:
         """The first place whose difference from the centre is `beyond`."""
 
         def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -191,21 +303,21 @@ def exponentials(poles: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(2) * root, 2 * np.sqrt(4 * np.pi) * np.exp(z) * slope / (1j * poles) / (2 * root)
 
 
-def _checked(features: ArrayLike) -> np.ndarray:
+def _checked(features: ArrayLike, what: str = "features") -> np.ndarray:
     """The channels as rows, each with its own offset and scale taken out so that single precision suffices."""
     array = np.asarray(features)
     if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"features: expected floating [samples, channels], got {array.dtype} of shape {list(array.shape)}; "
+            f"{what}: expected floating [samples, channels], got {array.dtype} of shape {list(array.shape)}; "
             "apply a readout that keeps channels first"
         )
     if len(array) < 2:
-        raise ValueError(f"features: expected at least 2 samples, got {len(array)}")
+        raise ValueError(f"{what}: expected at least 2 samples, got {len(array)}")
     columns = array.T.astype(np.float64)
     finite = np.isfinite(columns).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"features: expected finite values, found NaN or infinity in {(~finite).sum()} of {len(columns)} channels, "
+            f"{what}: expected finite values, found NaN or infinity in {(~finite).sum()} of {len(columns)} channels, "
             f"first {np.flatnonzero(~finite)[:5].tolist()}"
         )
     columns = columns - columns.mean(axis=1, keepdims=True)
@@ -213,7 +325,7 @@ def _checked(features: ArrayLike) -> np.ndarray:
     return (columns / np.where(largest > 0, largest, 1)).astype(jnp.result_type(float))
 
 
-def _by_blocks(block, columns: np.ndarray) -> Float[Array, " channels"]:
+def _by_blocks(block: Callable[[np.ndarray], Array], columns: np.ndarray) -> Float[Array, " channels"]:
     """`block(channels [c, n]) -> [c]` over all channels, in blocks of one size, the last one filled up with zeros."""
     channels, n = columns.shape
     blocks = max(1, math.ceil(channels * n / _VALUES))

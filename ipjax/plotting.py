@@ -1,4 +1,4 @@
-"""Figures, from records only: information planes, ITE, what is kept and what is dropped, noise profile. Axes are in bits."""
+"""Figures, from records only: information planes, ITE and leak, what is kept and dropped, channels, noise profile. In bits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ipjax.information_plane import InformationPlane, Record
+from ipjax.assessment import Record
+from ipjax.channels import concentration
+from ipjax.information_plane import InformationPlane
 
 BITS = 1 / np.log(2)
 TITLES = {
@@ -37,13 +40,15 @@ STYLE = {
 }
 
 
-def figures(plane: InformationPlane, profile: InformationPlane) -> dict[str, Figure]:
-    """Every figure of a run by name, from the records of `measure_plane` (with ITE) and of `noise_profile`."""
+def figures(plane: InformationPlane, profile: InformationPlane, channels: InformationPlane) -> dict[str, Figure]:
+    """Every figure of a run by name, from the records of `measure_plane` (with ITE and leak), of `profile` over the noise and
+    of `measure_channels`."""
     with rc_context(rc=STYLE):  # pyright: ignore[reportArgumentType]
         return {
             "information_plane": information_plane(plane),
             "ite": efficiency(plane),
             "kept_and_dropped": kept_and_dropped(plane),
+            "channels": channel_information(channels, plane),
             "noise_profile": noise_profile(profile, plane),
         }
 
@@ -100,13 +105,17 @@ def information_plane(plane: InformationPlane) -> Figure:
 
 def efficiency(plane: InformationPlane) -> Figure:
     """ITE = I(C; Y) / I(X; C) by layer with its 95 % interval, a line a representation; withheld values as crosses at the
-    bottom. Below, how much the target leaks: label information of the predicted-class conductance less that of the contrast."""
+    bottom. Below, by each estimator, how much the target leaks (see `target_leakage`): bars with their 95 % intervals, and
+    beside them what a random class gives."""
     panels = _by_representation(plane)
     names = _layers(panels)
-    leak = "predicted" in panels and "contrast" in panels
-    figure = Figure(figsize=(max(6.0, 0.42 * len(names) + 1.5), 5.6 if leak else 3.8), layout="constrained")
-    grid = figure.subplots(2 if leak else 1, 1, sharex=True, squeeze=False, height_ratios=(2, 1) if leak else None)[:, 0]
-    ax = grid[0]
+    leaks: dict[str, list[Record]] = {}
+    for record in plane.records:
+        if record.get("leak") is not None:
+            leaks.setdefault(record["label_estimator"], []).append(record)
+    ratios = [2.0] + [1.0] * len(leaks)
+    figure = Figure(figsize=(max(6.8, 0.46 * len(names) + 1.5), 0.8 + 1.9 * sum(ratios)), layout="constrained")
+    ax, *below = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for representation, records in panels.items():
         colour = COLOURS.get(representation, "0.5")
         at = np.array([names.index(r["layer"]) for r in records])
@@ -118,24 +127,25 @@ def efficiency(plane: InformationPlane) -> Figure:
         withheld = np.isnan(value)
         if withheld.any():
             ax.plot(at[withheld], np.zeros(withheld.sum()), "x", color=colour, ms=5, clip_on=False)
+    ax.plot([], [], ":", color="0.4", label="with shuffled labels")
+    ax.plot([], [], "x", color="0.4", label="withheld")
     ax.set_ylim(0, None)
     ax.set_ylabel("ITE = I(C; Y) / I(X; C)")
     ax.legend(loc="upper left")
-    ax.set_title("Information Transformation Efficiency (dotted: with shuffled labels; band: 95 %; crosses: withheld)")
-    if leak:
-        by_layer = {name: {r["layer"]: r for r in panels[name]} for name in ("predicted", "contrast")}
-        shared = [name for name in names if all(name in records for records in by_layer.values())]
-        leaks = [
-            (by_layer["predicted"][name]["label_information"] - by_layer["contrast"][name]["label_information"]) * BITS
-            for name in shared
-        ]
-        grid[1].bar([names.index(name) for name in shared], leaks, color=COLOURS["predicted"], alpha=0.75, width=0.7)
-        grid[1].axhline(0, color="0.3", lw=0.8)
-        grid[1].set_ylabel("leak [bits]")
-        grid[1].set_title(
-            "Label information that the choice of the predicted class adds: I(predicted) - I(contrast)", fontsize=9
-        )
-    grid[-1].set_xticks(range(len(names)), names, rotation=45, ha="right")
+    ax.set_title("Information Transformation Efficiency, with 95 % bands")
+    for ax, (estimator, records) in zip(below, leaks.items(), strict=True):
+        at = np.array([names.index(record["layer"]) for record in records])
+        ax.bar(at, _bits(records, "leak"), 0.6, color=COLOURS["predicted"], alpha=0.75, label="to the predicted class")
+        ax.vlines(at, _bits(records, "leak_lower"), _bits(records, "leak_upper"), color="0.2", lw=1)
+        ax.hlines(_bits(records, "leak_null"), at - 0.3, at + 0.3, color="k", lw=1.6, label="to a random class an image")
+        ax.axhline(0, color="0.3", lw=0.8)
+        ax.set_ylabel(f"leak by {estimator.split('(')[0]}  [bits]")
+    if below:
+        below[0].set_title("Leak: label information of a conductance to a class, less that of the one to the contrast")
+        low, high = below[0].get_ylim()
+        below[0].set_ylim(low, high + 0.25 * (high - low))
+        below[0].legend(ncols=2, loc="upper left")
+    figure.axes[-1].set_xticks(range(len(names)), names, rotation=45, ha="right")
     return figure
 
 
@@ -164,6 +174,56 @@ def kept_and_dropped(plane: InformationPlane) -> Figure:
     axes[0].set_ylabel("information above its null  [bits]")
     axes[0].legend(title="about the")
     figure.suptitle("Label and nuisance information above the null of shuffled values", fontsize=11)
+    return figure
+
+
+def channel_information(channels: InformationPlane, plane: InformationPlane) -> Figure:
+    """How label information is spread over single channels, a panel a representation: above, by layer, the channels' quantiles
+    with the best one's number, the null, and what the layer tells as a whole above its own null. Below, the share of channels
+    above the null and the share that holds half of what these hold."""
+    panels = _by_representation(plane)
+    names = _layers(panels)
+    figure = Figure(figsize=(max(4.4, 0.25 * len(names) + 0.6) * len(panels), 6.4), layout="constrained")
+    above, below = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=(1.7, 1))
+    estimators = dict.fromkeys(record["label_estimator"] for record in plane.records)
+    for top, bottom, representation in zip(above, below, panels, strict=True):
+        colour = COLOURS.get(representation, "0.5")
+        drawn = [r for r in channels.select(representation=representation).records if r["layer"] in names]
+        by_layer: dict[str, list[Record]] = {}
+        for record in drawn:
+            by_layer.setdefault(record["layer"], []).append(record)
+        at = [names.index(layer) for layer in by_layer]
+        values = [_bits(rows, "label_information") for rows in by_layer.values()]
+        low, middle, high, most = (np.array([np.quantile(v, q) for v in values]) for q in (0.1, 0.5, 0.9, 1.0))
+        top.fill_between(at, high, most, color=colour, alpha=0.12, lw=0, label="best 10 % of channels")
+        top.fill_between(at, low, high, color=colour, alpha=0.35, lw=0, label="middle 80 %")
+        top.plot(at, middle, color=colour, lw=1.6, label="median channel")
+        top.plot(at, most, ".", color=colour, ms=4)
+        for x, y, rows in zip(at, most, by_layer.values(), strict=True):
+            best = next(record for record in rows if record["rank"] == 1)
+            style = {"ha": "center", "fontsize": 6, "color": colour, "path_effects": [withStroke(linewidth=2, foreground="w")]}
+            top.annotate(str(best["channel"]), (x, y), (0, 3), textcoords="offset points", **style)
+        null = [rows[0]["label_null_upper"] * BITS for rows in by_layer.values()]
+        top.plot(at, null, ":", color="0.35", lw=1.2, label="largest of shuffled labels")
+        for estimator, style in zip(estimators, itertools.cycle(("-", "--")), strict=False):
+            rows = plane.select(representation=representation, label_estimator=estimator).records
+            above_null = _bits(rows, "label_information") - np.nan_to_num(_bits(rows, "label_null"))
+            label = f"whole layer, above null ({estimator.split('(')[0]})"
+            top.plot([names.index(r["layer"]) for r in rows], above_null, style, color="k", lw=1, label=label)
+        top.axhline(0, color="0.3", lw=0.6)
+        top.set_title(TITLES.get(representation, representation))
+        shares = list(concentration(InformationPlane(tuple(drawn))).values())
+        informative = [100 * share.num_informative / share.num_channels for share in shares]
+        half = [100 * share.num_holding_half / share.num_channels for share in shares]
+        bottom.plot(at, informative, "o-", color="0.6", ms=3, lw=1.2, label="tell more than shuffled labels")
+        bottom.plot(at, half, "o-", color=colour, ms=3.5, lw=1.6, label="hold half of what these tell")
+        bottom.set_ylim(0, 105)
+        bottom.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    above[0].set_ylabel("I(one channel; Y)  [bits]")
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    below[0].set_ylabel("share of channels  [%]")
+    below[0].legend(fontsize=7.5)
+    figure.suptitle("Label information of single channels (numbers: the best channel of each layer)", fontsize=11)
     return figure
 
 

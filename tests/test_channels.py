@@ -9,7 +9,8 @@ import pytest
 from sklearn.feature_selection import mutual_info_classif
 
 import ipjax.channels
-from ipjax.channels import exponentials, input_information, label_information
+from ipjax import InformationPlane
+from ipjax.channels import Concentration, concentration, exponentials, input_information, label_information, measure_channels
 
 
 def sample(n=200, channels=6, num_classes=4, seed=0):
@@ -160,3 +161,108 @@ def test_noise_must_be_finite_and_above_0(noise):
         input_information(FEATURES, noise)
     with pytest.raises(ValueError, match="expected floating"):
         input_information(FEATURES[:, 0])
+
+
+LAYERS = {"first": sample(seed=2)[0][:, :3], "second": sample()[0]}
+LABELS = sample()[1]
+
+
+def test_records_hold_each_channels_information_and_rank():
+    plane = measure_channels(LAYERS, LABELS, noise=0.1, representation="contrast")
+    assert [(r["layer"], r["depth"], r["channel"]) for r in plane.records] == [
+        *(("first", 0, channel) for channel in range(3)),
+        *(("second", 1, channel) for channel in range(6)),
+    ]
+    assert {r["representation"] for r in plane.records} == {"contrast"}
+    for layer, features in LAYERS.items():
+        records = plane.select(layer=layer).records
+        label, about_input = ([r[f"{variable}_information"] for r in records] for variable in ("label", "input"))
+        chex.assert_trees_all_close(np.array(label), np.asarray(label_information(features, LABELS), float), atol=1e-6)
+        chex.assert_trees_all_close(np.array(about_input), np.asarray(input_information(features, 0.1), float), atol=1e-5)
+        by_rank = sorted(records, key=lambda record: record["rank"])
+        assert [r["rank"] for r in by_rank] == list(range(1, len(label) + 1))
+        assert [r["label_information"] for r in by_rank] == sorted(label, reverse=True)
+        assert {r["num_channels"] for r in records} == {len(label)}
+
+
+def test_null_of_a_layer_is_of_its_channels_with_shuffled_labels():
+    plane = measure_channels(LAYERS, LABELS, num_null=19)
+    null, largest = (plane.select(layer="second").records[0][key] for key in ("label_null", "label_null_upper"))
+    assert abs(null) < 0.03
+    assert null < largest < 0.25
+    told = {r["channel"] for r in plane.select(layer="second").records if r["label_information"] > largest}
+    assert told == {4, 5}  # the two that move most with the label
+
+
+def test_channels_that_know_nothing_seldom_exceed_the_null():
+    rng = np.random.default_rng(0)
+    layers = {f"layer {i}": rng.normal(size=(100, 8)) for i in range(40)}
+    plane = measure_channels(layers, np.arange(100) % 4, num_null=19)
+    exceeding = {r["layer"] for r in plane.records if r["label_information"] > r["label_null_upper"]}
+    assert len(exceeding) <= 6  # one layer of 20 does by chance; more than 6 of 40 with .4 %
+
+
+def test_records_repeat_are_saved_and_need_no_null(tmp_path):
+    plane = measure_channels(LAYERS, LABELS, num_null=2, seed=3)
+    assert measure_channels(LAYERS, LABELS, num_null=2, seed=3) == plane
+    plane.save(tmp_path / "channels.npz")
+    assert InformationPlane.load(tmp_path / "channels.npz") == plane
+    without = measure_channels(LAYERS, LABELS, num_null=0).records
+    assert all(r["label_null"] is None and r["label_null_upper"] is None for r in without)
+    assert [r["label_information"] for r in without] == [r["label_information"] for r in plane.records]
+
+
+def test_track_sees_every_pass():
+    seen = []
+
+    def track(passes):
+        for one in passes:
+            seen.append(one)
+            yield one
+
+    measure_channels(LAYERS, LABELS, num_null=3, track=track)
+    assert seen == [0, 1, 2, 3]
+
+
+def channel_records(values, null, layer="a"):
+    common = {"representation": "activation", "layer": layer, "label_null_upper": null}
+    return tuple({**common, "label_information": value} for value in values)
+
+
+def test_concentration_of_records_made_by_hand():
+    plane = InformationPlane(
+        channel_records([0.1, 1.0, 0.2, 0.5, 0.3, 0.2], 0.1)
+        + channel_records([0.0, 0.1], 0.2, "nothing")
+        + channel_records([-0.1, -0.2, 0.1], -0.3, "below 0")
+        + channel_records([0.5] * 10, 0.1, "even")
+    )
+    assert concentration(plane) == {  # of "a" the sum above the null is 2.2, half of it 1.1
+        "a": Concentration(num_channels=6, num_informative=5, num_holding_half=2),
+        "nothing": Concentration(2, 0, 0),
+        "below 0": Concentration(3, 1, 1),
+        "even": Concentration(10, 10, 5),
+    }
+
+
+def test_concentration_needs_one_representation_and_a_null():
+    activation = channel_records([0.1], 0.1)
+    contrast = tuple({**record, "representation": "contrast"} for record in activation)
+    with pytest.raises(ValueError, match=r"expected one representation; choose with channels\.select"):
+        concentration(InformationPlane(activation + contrast))
+    with pytest.raises(ValueError, match="expected records with a null"):
+        concentration(InformationPlane(channel_records([0.1], None)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "changes", "match"),
+    [
+        ({}, {}, "features: expected at least one layer"),
+        ({"a": FEATURES, "b": FEATURES[:, 0]}, {}, r"features of layer 'b': expected floating \[samples, channels\]"),
+        ({"a": FEATURES, "b": FEATURES[:10]}, {}, "features of layer 'b': expected as many samples as labels, 20, got 10"),
+        ({"a": FEATURES}, {"num_null": -1}, "num_null: expected 0 or more, got -1"),
+        ({"a": FEATURES}, {"noise": 0.0}, "noise: expected a finite number above 0"),
+    ],
+)
+def test_layers_that_cannot_be_measured(layers, changes, match):
+    with pytest.raises(ValueError, match=match):
+        measure_channels(layers, Y, **changes)

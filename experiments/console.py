@@ -1,0 +1,87 @@
+"""What a run shows: messages, progress, the table at the end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.table import Table
+from rich.text import Text
+
+from ipjax import InformationPlane
+
+console = Console(stderr=True)
+BITS = 1 / np.log(2)
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Shows a bar with rate and remaining time; gives the function that advances it."""
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda amount: bar.advance(task, amount)
+        bar.update(task, completed=total)  # parts of one need not sum up to it
+
+
+def warn(message: str) -> None:
+    console.print("warning:", style="bold yellow", end=" ")
+    console.print(message, markup=False, highlight=False)
+
+
+def print_summary(plane: InformationPlane, channels: InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
+    rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
+    title = "Bits. act: activation, con, pred: conductance to contrast, predicted class"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("\nlayer", no_wrap=True)
+    columns = {
+        "activation": ("act\nI(X;C)", "act\nI(C;Y)", "act\nI(C;P)"),
+        "contrast": ("con\nI(X;C)", "con\nI(C;Y)", "con\nITE"),
+        "predicted": ("pred\nI(C;Y)", "pred\nleak"),
+    }
+    for header in itertools.chain(*columns.values()):
+        table.add_column(header, justify="right", no_wrap=True)
+    for layer in dict.fromkeys(layer for _, layer in rows):
+        activation, contrast, predicted = (rows.get((name, layer), {}) for name in columns)
+        cells = [_cell(activation, variable) for variable in ("input", "label", "position")]
+        cells += [_cell(contrast, "input"), _cell(contrast, "label")]
+        cells.append("-" if contrast.get("ite") is None else f"{contrast['ite']:.2f}")
+        cells.append(_cell(predicted, "label"))
+        cells.append("-" if predicted.get("leak") is None else f"{predicted['leak'] * BITS:.2f}")
+        table.add_row(layer, *cells)
+    shown = Console()
+    shown.print(table)
+    shown.print("P: position  * input information saturated  ° not above the null", highlight=False)
+    best = max(
+        (record for record in channels.records if record["representation"] == "activation"),
+        key=lambda record: record["label_information"],
+    )
+    told = f"{best['label_information'] * BITS:.2f} bits of the label"
+    shown.print(f"channel that tells most: {best['channel']} of {best['layer']}, {told}", highlight=False)
+    shown.print(f"accuracy {accuracy:.1%}; done in {seconds:.0f} s; results in", highlight=False)
+    print(out)
+
+
+def _cell(record: dict[str, Any], variable: str) -> str:
+    value = record.get(f"{variable}_information")
+    if value is None:
+        return "-"
+    null = record.get(f"{variable}_null_upper")
+    mark = "*" if variable == "input" and record["input_saturated"] else "°" if null is not None and value <= null else ""
+    return f"{value * BITS:.2f}{mark}"
