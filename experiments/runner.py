@@ -43,8 +43,8 @@ class Config:
     """digits: scikit-learn's digits placed in clutter, from the half that the checkpoint never saw"""
     clutter: float = 1.0
     """of the digits, from 0 (plain, centred) to 1"""
-    num_images: int = 1000
-    """images to analyse"""
+    num_images: int = digits.NUM_TEST
+    """images to analyse; of more than 899 digits some occur twice, drawn in another place"""
     num_steps: int = 32
     """steps of the path integral from the baseline (a zero image) to the image"""
     layers: tuple[str, ...] | None = None
@@ -87,6 +87,8 @@ def run(experiment: str, config: Config) -> Path:
     if (num_classes := net.logits_shape(data.images[:1]).shape[1]) != digits.NUM_CLASSES:
         warn(f"the network tells {num_classes} classes apart, the data has {digits.NUM_CLASSES}: the accuracy means nothing")
     out = _prepare(config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}", config)
+    if (repeated := config.num_images - digits.NUM_TEST) > 0:
+        warn(f"{repeated} images repeat a digit of another one, so halves, folds and neighbours are not independent")
     if few := few_per_class(data.labels):
         warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {few}")
 

@@ -171,8 +171,8 @@ def _of_record(record: Record) -> list[str]:
     found = []
     value, extrapolated, null, p_value = (record[key] for key in ("information", "extrapolated", "null_upper", "p_value"))
     if record["saturated"]:
-        found.append("saturated")
-    if null is not None and value <= null and p_value > 0.05:
+        found.append("saturated: all there is to know of y, or, if the null is near it too, too few samples")
+    if null is not None and value <= null:
         found.append(f"not above the null (p = {p_value:.2g})")
     if extrapolated is not None:
         margin = record["interval_upper"] - value

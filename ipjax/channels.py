@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from ipjax.assessment import Record
-from ipjax.estimators.base import checked_labels
-from ipjax.estimators.kde import MEDIAN_SAMPLES
-from ipjax.estimators.ross import information
+from ipjax.estimators.base import checked_labels, some_samples
+from ipjax.estimators.kde import KDE, MEDIAN_SAMPLES
+from ipjax.estimators.ross import Ross, information
 from ipjax.information_plane import InformationPlane
 
 _VALUES = 2**19  # in a block of channels
@@ -87,7 +87,7 @@ def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, 
         raise ValueError(f"noise: expected a finite number above 0, got {noise}")
 
     def block(columns: np.ndarray) -> Array:
-        sample = np.sort(columns[:, :: math.ceil(columns.shape[1] / MEDIAN_SAMPLES)], axis=1)
+        sample = np.sort(columns[:, some_samples(columns.shape[1], MEDIAN_SAMPLES)], axis=1)
         return _input_information(np.sort(columns, axis=1), sample, noise)
 
     return _by_blocks(block, _checked(features))
@@ -115,8 +115,9 @@ def measure_channels(
     - `track`: wraps the sequence of passes over all channels, one for the labels and one a shuffle, for progress.
 
     **Returns** a record a channel, in nats: `representation`, `layer`, `depth`, `channel`, `rank` (1 for the one of its layer
-    that tells most about the label), `label_information`, `input_information`, `num_channels` of the layer, `label_null` and
-    `label_null_upper`: mean and largest over the layer's channels and the shuffles (`None` without shuffles). Of 1 + `num_null`
+    that tells most about the label), `label_information`, `input_information`, `num_channels` of the layer, `num_samples`,
+    `num_null`, `input_estimator` and `label_estimator` (which the two are equal to), `label_null` and `label_null_upper`: mean
+    and largest over the layer's channels and the shuffles (`None` without shuffles). Of 1 + `num_null`
     layers that know nothing of the label, one has a channel above the largest.
 
     **Raises:** `ValueError` as `label_information` and `input_information` do, naming the layer, and without layers.
@@ -142,7 +143,12 @@ def measure_channels(
     for depth, (layer, of_label, of_input) in enumerate(zip(arrays, label, about_input, strict=True)):
         value, nulls = of_label[0], of_label[1:]
         rank = 1 + np.argsort(np.argsort(-value, kind="stable"))
-        of_layer = {"num_channels": len(value)} | {
+        of_layer = {
+            "num_channels": len(value),
+            "num_samples": n,
+            "input_estimator": repr(KDE(noise)),
+            "label_estimator": repr(Ross()),
+            "num_null": num_null,
             "label_null": float(nulls.mean()) if num_null else None,
             "label_null_upper": float(nulls.max()) if num_null else None,
         }

@@ -35,8 +35,8 @@ def information_transformation_efficiency(
 
     **Definitions** (dimensionless):
 
-    - `"ratio"`: I(C_l; Y) / I(X; C_l), in [0, 1] for the KDE estimate. The numerator includes what shuffled labels would give:
-        compare it with `label_null` / `input_information`.
+    - `"ratio"`: I(C_l; Y) / I(X; C_l), at most 1 for the KDE estimate, and below 0 only where that of the label is. The
+        numerator includes what shuffled labels would give: compare it with `label_null` / `input_information`.
     - `"increment"`: [I(C_l; Y) - I(C_{l-1}; Y)] / [I(X; C_{l-1}) - I(X; C_l)], the label information gained per input
         information dropped, l-1 being the record before; negative where both axes move the same way.
 

@@ -32,11 +32,11 @@ class InformationPlane:
     **Attributes:**
 
     - `records`: one dict a layer, representation and estimator, in forward order. Keys: `representation`, `layer`, `depth`,
-        `input_estimator`, `label_estimator`, `num_samples`, `num_features`, `num_constant` (features that do not vary, not
-        counted in `num_features`), and for each variable (`input`, `label` and the nuisances) what `ipjax.assess` returns:
-        `<variable>_information` with `_lower`, `_upper`, `_ceiling`, `_saturated`, `_null`, `_null_upper`, `_p_value`,
-        `_interval_lower`, `_interval_upper`, `_extrapolated`, `_subsamples` and `_warnings`. In nats; `None` or absent where
-        not measured.
+        `input_estimator`, `label_estimator`, `num_samples`, `num_null`, `num_subsamples`, `seed`, `num_features`,
+        `num_constant` (features that do not vary, not counted in `num_features`), and for each variable (`input`, `label`
+        and the nuisances) what `ipjax.assess` returns: `<variable>_information` with `_lower`, `_upper`, `_ceiling`,
+        `_saturated`, `_null`, `_null_upper`, `_p_value`, `_interval_lower`, `_interval_upper`, `_extrapolated`, `_subsamples`
+        and `_warnings`. In nats; `None` or absent where not measured.
     """
 
     records: tuple[Record, ...]
@@ -109,7 +109,7 @@ def measure_plane(
     - `nuisances`: name -> `[n]` integers that a good representation of the label drops (position, size, ...).
     - `representation`: written into the records: what the features are of their layer.
     - `num_null`, `num_subsamples`: shuffles for the null and halves for the interval, see `ipjax.assess`. The same shuffles and
-        halves serve all layers, so that differences between layers can be judged on them.
+        halves serve all layers, so that differences between layers can be judged on them; a p-value is of one value alone.
     - `track`: wraps the sequence of layers, for progress.
 
     **Raises:** `ValueError` as `mutual_information` does, naming the layer.
@@ -124,10 +124,10 @@ def measure_plane(
         variables[name] = checked_labels(values, f"nuisance {name!r}")
     for layer, values in features.items():  # all of them before any long work
         checked(values, variables["label"], what=f"features of layer {layer!r}")
-    layer, values = next(iter(features.items()))
-    for y in variables.values():
-        checked(values, y, what=f"features of layer {layer!r}")
     n = len(variables["label"])
+    for name, y in variables.items():
+        if len(y) != n:
+            raise ValueError(f"samples: expected as many of nuisance {name!r} as labels, got {len(y)} and {n}")
     key = jax.random.key(seed)
     records = []
     for depth, layer in enumerate(track(tuple(features))):
@@ -140,6 +140,9 @@ def measure_plane(
             "input_estimator": _name(input_information),
             "label_estimator": _name(label_information),
             "num_samples": n,
+            "num_null": num_null,
+            "num_subsamples": num_subsamples,
+            "seed": seed,
             "num_features": (num_varying := int(np.any(x, axis=0).sum())),
             "num_constant": x.shape[1] - num_varying,
         }

@@ -23,7 +23,8 @@ class Leak:
     - `value`: I(C_predicted; Y) - I(C_contrast; Y).
     - `lower`, `upper`: its 95 % interval from the halves of the sample, which both share: the sampling spread alone, neither
         the estimator's bias nor what another contrast would give.
-    - `null`: I(C_random; Y) - I(C_contrast; Y), the same of a class drawn for each image without looking at it.
+    - `null`: I(C_random; Y) - I(C_contrast; Y), the same of a class drawn for each image without looking at it. One draw, and
+        not 0 where there is no leak: conductances to many classes are mixed, which by itself hides the label.
     """
 
     value: float

@@ -131,7 +131,7 @@ def efficiency(plane: InformationPlane) -> Figure:
     ax.plot([], [], "x", color="0.4", label="withheld")
     ax.set_ylim(0, None)
     ax.set_ylabel("ITE = I(C; Y) / I(X; C)")
-    ax.legend(loc="upper left")
+    ax.legend(loc="best")
     ax.set_title("Information Transformation Efficiency, with 95 % bands")
     for ax, (estimator, records) in zip(below, leaks.items(), strict=True):
         at = np.array([names.index(record["layer"]) for record in records])

@@ -178,7 +178,7 @@ def test_chunks_do_not_matter(net, x, rule, nodes_at_once):
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "midpoint", "gausslegendre"])
-@pytest.mark.parametrize("read", [readout.channel_sum, readout.channel_mean, readout.flatten, readout.CountSketch(3)], ids=str)
+@pytest.mark.parametrize("read", [readout.channel_sum, readout.channel_mean, readout.flatten, readout.CountSketch(3)])
 def test_readouts_commute_with_the_integral(rule, read):
     model = reference.ConvNet.random()
     net, x = network(model), images(model)
@@ -358,7 +358,7 @@ def test_bad_baselines(net, x, baseline, message):
         (lambda logits: logits, "target: expected a callable from logits [3, 3] to [3], it returns [3, 3]"),
         (lambda logits: logits.sum(), "target: expected a callable from logits [3, 3] to [3], it returns []"),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )  # fmt: skip
 def test_bad_targets(net, x, target, message):
     for call in (ipjax.layer_conductance, lambda *a, **k: ipjax.completeness_gap(*a, {}, **k)):

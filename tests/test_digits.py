@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ipjax.data.digits import CANVAS, MEAN, NUISANCES, NUM_CLASSES, STD, digits_in_clutter
+from ipjax.data.digits import CANVAS, MEAN, NUISANCES, NUM_CLASSES, NUM_TEST, STD, _half, digits_in_clutter
 
 PIXEL = np.arange(CANVAS)
 
@@ -137,3 +137,7 @@ def test_less_clutter_spreads_less():
 def test_settings_that_make_no_sense(settings, match):
     with pytest.raises(ValueError, match=match):
         digits_in_clutter(**{"half": "train", "num_images": 4, **settings})
+
+
+def test_the_half_for_tests_has_as_many_digits_as_it_says():
+    assert len(_half("test")[1]) == NUM_TEST

@@ -34,7 +34,7 @@ def test_records_have_every_key(plane):
     numbers = ("information", "lower", "upper", "ceiling", "saturated")
     extra = ("null", "null_upper", "p_value", "interval_lower", "interval_upper", "extrapolated", "subsamples", "warnings")
     expected = {"representation", "layer", "depth", "input_estimator", "label_estimator"}
-    expected |= {"num_samples", "num_features", "num_constant"}
+    expected |= {"num_samples", "num_features", "num_constant", "num_null", "num_subsamples", "seed"}
     expected |= {f"{variable}_{part}" for variable in ("input", "label", "side") for part in numbers + extra}
     assert all(record.keys() == expected for record in plane.records)
 

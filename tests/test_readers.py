@@ -425,7 +425,7 @@ def _saved(write, *arguments):
         (b"<html><head>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (_tar(), r"a \.tar archive"),
-        (gzip.compress(b"x"), "a gzip file"),
+        (gzip.compress(b"x", mtime=0), "a gzip file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*Keras"),
         (_saved(np.save, np.ones(3)), "a NumPy array"),
         (_saved(lambda stream: np.savez(stream, w=np.ones(3))), r"NumPy's \.npz"),

@@ -29,9 +29,7 @@ def test_flatten_keeps_every_unit_in_order(shape):
     chex.assert_trees_all_equal(readout.flatten(jnp.asarray(units(shape))), units(shape).reshape(3, -1))
 
 
-@pytest.mark.parametrize(
-    "read", [readout.channel_sum, readout.channel_mean, readout.flatten, CountSketch(16)], ids=str
-)  # fmt: skip
+@pytest.mark.parametrize("read", [readout.channel_sum, readout.channel_mean, readout.flatten, CountSketch(16)])
 def test_linear_and_the_same_inside_jit(read):
     a, b = (jnp.asarray(units((3, 5, 4, 7), seed)) for seed in (0, 1))
     chex.assert_trees_all_close(read(2 * a - 3 * b), 2 * read(a) - 3 * read(b), rtol=1e-4, atol=1e-4)

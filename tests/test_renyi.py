@@ -34,7 +34,8 @@ def test_matches_the_reference(alpha, kind):
     kernel_y = reference.gaussian_kernel(y, 0.3) if kind == "floating" else equal(y)
     expected = reference.renyi(kernel_x, kernel_y, alpha)
     if kind == "classes" and alpha >= 1:  # single precision does not do for smaller orders
-        chex.assert_trees_all_close(mutual_information(x, y, Renyi(alpha, 0.3)).value, expected, rtol=2e-3)
+        rounding = 3e-4 if alpha == 1.01 else 1e-5  # which 1 / (1 - α) multiplies
+        chex.assert_trees_all_close(mutual_information(x, y, Renyi(alpha, 0.3)).value, expected, rtol=rounding)
     with jax.enable_x64(True):
         result = mutual_information(x, y, Renyi(alpha, 0.3))
     rounding = 1e-9 if alpha >= 1 else 1e-6  # 60 eigenvalues of rounding size have roots of 1e-8

@@ -135,15 +135,6 @@ HOLDS = [
     *rows(Binned(30), ("5 overlapping uniform classes",), high=plug_in(30, 5)),
     *rows(Binned(30, miller_madow=True), (*CLUSTERS, *BENT), share=0.01),
     *rows(Binned(30, code="unit"), CLUSTERS, high=plug_in(30, 4), marks=slow),
-    *rows(InfoNCE(), ("independent normals", *CLUSTERS[:1]), share=0.1, low=0.01, n=2000, seeds=8, marks=slow),
-    *(
-        row
-        for estimator in (InfoNCE(), NWJ(), DonskerVaradhan(), SMILE())
-        for row in (
-            *rows(estimator, SMOOTH, share=0.1, n=2000, seeds=8, marks=slow),
-            *rows(estimator, ("3 normal pairs",), share=0.25, n=2000, seeds=8, marks=slow),
-        )
-    ),
 ]
 
 
@@ -334,12 +325,29 @@ def test_renyi_of_a_normal_pair_is_that_of_the_distribution(width=0.5, correlati
 
 
 @slow
+@pytest.mark.parametrize("estimator", [InfoNCE(), NWJ(), DonskerVaradhan(), SMILE()], ids=label)
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("normal pair", 0.9), ("half-cube of normal pair", 0.9), ("3 normal pairs", 0.75), ("independent normals", 1.0)],
+)
+def test_critics_fall_short_by_what_their_sample_does_not_teach(estimator, name, least, seeds=6):
+    truth = TRUTHS[name].information
+    _, _, results = measured(estimator, TRUTHS[name], n=2000, seeds=seeds)
+    middle = np.median(results.value)  # a few far pairs at times pull one value down
+    error = 1.2533 * 1.4826 * np.median(np.abs(results.value - middle)) / np.sqrt(seeds)
+    assert least * truth - 4 * error - 0.01 < middle < truth + 4 * error
+    assert error < max(0.04 * truth, 0.005)
+    assert not results.saturated.any()
+
+
+@slow
 def test_infonce_bends_below_its_ceiling():
-    mean, error, results = measured(InfoNCE(Critic(batch_size=16)), TRUTHS["10 normal pairs"], n=2000, seeds=4)
+    truth = TRUTHS["10 normal pairs"]
+    narrow, error, results = measured(InfoNCE(Critic(batch_size=16)), truth, n=2000, seeds=4)
+    wide, _, _ = measured(InfoNCE(), truth, n=2000, seeds=4)
     assert results.ceiling[0] == pytest.approx(np.log(16))
-    assert 0.7 * np.log(16) < mean + 4 * error < np.log(16) < TRUTHS["10 normal pairs"].information
-    wide, _, _ = measured(InfoNCE(), TRUTHS["10 normal pairs"], n=2000, seeds=4)
-    assert wide > np.log(16)
+    assert 0.5 * np.log(16) < narrow + 4 * error < 0.8 * np.log(16) < truth.information
+    assert narrow + 0.5 < wide < np.log(128) < truth.information + 1
 
 
 DIMENSION, SIZE = "effective dimension", "depends on the sample's size"

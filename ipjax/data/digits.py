@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 CANVAS = 32
 NUM_CLASSES = 10
+NUM_TEST = 899  # digits in the half for tests
 MEAN, STD = 0.1, 0.2  # of the cluttered canvas, about: images are normalised by them, so a zero image is an average one
 NUM_FRAGMENTS = 4
 NUISANCES = {"position": 9, "size": 3, "contrast": 3}

@@ -81,7 +81,7 @@ class Estimate:
 
     - `value`: the estimate.
     - `lower`, `upper`: what the estimator can say around it; its docstring tells what they are (bounds or an interval).
-    - `ceiling`: the largest value that the estimator can return on this sample.
+    - `ceiling`: the largest value that the estimator can return on this sample (a few may pass it, as their docstrings say).
     """
 
     value: Float[Array, ""]
@@ -91,7 +91,7 @@ class Estimate:
 
     @property
     def saturated(self) -> Array:
-        """Whether the value lies within 5 % of the ceiling: it then tells about the sample's size, not about the data."""
+        """Whether the value lies within 5 % of the ceiling: all that there is to know of y, or a sample too small to tell."""
         return self.value >= SATURATED * self.ceiling
 
 
@@ -199,6 +199,11 @@ def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
         raise ValueError(f"{what}: expected labels from 0 on, got {array.min()}")
     classes, values = np.unique(array, return_inverse=True)
     return Labels(jnp.asarray(values, jnp.int32), len(classes))
+
+
+def some_samples(n: int, most: int) -> np.ndarray:
+    """All of n indices, or `most` drawn by a fixed seed, in order. (Evenly spaced ones could follow the labels.)"""
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 def plug_in_entropy(counts: Float[Array, " cells"]) -> Float[Array, ""]:

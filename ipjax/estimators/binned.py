@@ -108,11 +108,6 @@ def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"
     return jnp.searchsorted(inner, x, side="right", method="compare_all" if num_bins <= _FEW_BINS else "scan")
 
 
-def row_counts(rows: Int[Array, "n d"]) -> Float[Array, " n"]:
-    """How often each distinct row occurs, in any order, filled up with zeros."""
-    return hash_counts(hashes(rows, 0))
-
-
 def hashes(rows: Int[Array, "n d"], which: int) -> UInt32[Array, "n 2"]:
     """Two random 32-bit linear hashes of every row: two of a million different rows meet with a chance below 1e-5."""
     factors = jax.random.bits(jax.random.key(which), (2, rows.shape[1]), jnp.uint32) | 1

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ipjax.estimators.base import Estimate, Labels, pytree_settings
+from ipjax.estimators.base import Estimate, Labels, pytree_settings, some_samples
 
 _ROWS = 512  # rows of the pairwise matrix held at once
 _FEW_CLASSES = 32  # up to here sums over classes are faster as a product with the one-hot labels than by masks
@@ -102,12 +102,12 @@ def _with_features(x: Float[Array, "n dx"], y: Float[Array, "n dy"], noise: floa
 
 
 def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array, ""]:
-    """s² = noise x the median squared distance of the pairs in (an even subset of) the sample.
+    """s² = noise x the median squared distance of the pairs in the sample, or in 500 of it drawn by a fixed seed.
 
     Where most pairs coincide and the median is 0 to rounding, the mean squared distance of all pairs stands in for it;
     where all points coincide any scale gives 0 information, and s² is 1.
     """
-    sample = x[:: math.ceil(len(x) / MEDIAN_SAMPLES)]
+    sample = x[some_samples(len(x), MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
     middle = _median(squared.ravel()[1:].reshape(len(sample) - 1, -1)[:, :-1])  # without the diagonal
     mean = 2 * jnp.sum(jnp.var(x, axis=0))

@@ -29,8 +29,8 @@ class KSG:
     those in the other; within a space, features count as they are scaled. With ε_i the joint distance from sample i to its k-th
     neighbour, and ψ the digamma function,
 
-    - variant 1: ψ(k) + ψ(n) - mean ψ(n_x + 1) + ψ(n_y + 1), n_x the others that are nearer than ε_i in x;
-    - variant 2: ψ(k) - 1/k + ψ(n) - mean ψ(n_x) + ψ(n_y), n_x the others within the k neighbours' own extent in x.
+    - variant 1: ψ(k) + ψ(n) - mean [ψ(n_x + 1) + ψ(n_y + 1)], n_x the others that are nearer than ε_i in x;
+    - variant 2: ψ(k) - 1/k + ψ(n) - mean [ψ(n_x) + ψ(n_y)], n_x the others within the k neighbours' own extent in x.
 
     **Settings:**
 
@@ -46,7 +46,7 @@ class KSG:
 
     Ties: where a sample has k or more exact copies, ε_i = 0 and there is no density. Such a sample counts all its
     copies in x, y and jointly (Gao et al.), and `lower` and `upper` are infinite to say so. No noise is added. Data on a
-    lattice tie without coinciding, which nothing flags. Needs floating y, and k < n. Cost: n² (dx + dy), in blocks of rows.
+    lattice tie without coinciding, which `warnings` says. Needs floating y, and k < n. Cost: n² (dx + dy), in blocks of rows.
     """
 
     num_neighbors: int = field(default=3, metadata={"static": True})

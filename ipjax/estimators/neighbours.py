@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from ipjax.estimators.base import some_samples
+
 _COLUMNS = 128  # points in a tile: with the features below, a tile stays in a core's first cache
 _FEATURES = 16  # features in one loop body
 _CENTRES, _TIED = 200, 2000  # samples whose neighbours, or whose repeated values, are looked at for warnings
@@ -104,12 +106,11 @@ def far_neighbours(x: np.ndarray, k: int, classes: np.ndarray | None = None) -> 
     """A warning if the k-th neighbours (of the same class) lie too far out for a density that is constant as far as them.
 
     Measured on up to 200 samples: their median distance, as a share of the median distance between samples. The effective
-    dimension is the correlation dimension between the two (Grassberger and Procaccia 1983): a share k / n of the sample lies
-    within the one, half of it within the other.
+    dimension is a two-point estimate after the correlation dimension of Grassberger and Procaccia 1983: about a share k / n
+    of the (class's) sample lies within the one distance, half of it within the other.
     """
-    centres = np.arange(0, len(x), math.ceil(len(x) / _CENTRES))
     nearest, typical, peers = [], [], []
-    for i in centres:
+    for i in some_samples(len(x), _CENTRES):
         distances = np.max(np.abs(x - x[i]), axis=1)
         typical.append(np.median(distances))
         among = distances if classes is None else distances[classes == classes[i]]
@@ -129,7 +130,7 @@ def far_neighbours(x: np.ndarray, k: int, classes: np.ndarray | None = None) -> 
 
 def ties(x: np.ndarray) -> str | None:
     """A warning if more than a tenth of a feature's values, on average over the features, occur more than once."""
-    some = x[:: math.ceil(len(x) / _TIED)]
+    some = x[some_samples(len(x), _TIED)]
     ordered = np.sort(some[:, np.ptp(some, axis=0) > 0], axis=0)
     same = ordered[1:] == ordered[:-1]
     nowhere = np.zeros((1, ordered.shape[1]), bool)

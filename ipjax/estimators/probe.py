@@ -33,9 +33,9 @@ class Probe:
     - `num_folds`: at least 3.
     - `ridges`: candidates for the share of the mean variance added to the covariance.
 
-    `lower` and `upper`: 95 % interval from the standard error over samples (the probe's own variation not included). Ceiling:
-    H(Y). Needs labels. In expectation it lies below I(C; Y), by what is not linear in C and by what the sample is too
-    small to learn. Cost: n d² + d³ a fold and ridge.
+    `lower` and `upper`: 95 % interval from the standard error over samples (the probe's own variation not included).
+    Ceiling: H(Y), with the class frequencies of all samples. Needs labels. In expectation it lies below I(C; Y), by what is not
+    linear in C and by what the sample is too small to learn. Cost: n d² a fold, d³ a fold and ridge.
     """
 
     num_folds: int = field(default=5, metadata={"static": True})
@@ -93,7 +93,8 @@ def _log_likelihood(
         return jnp.take_along_axis(logits, y.values[:, None], axis=1)[:, 0]
 
     inverse_temperatures = jnp.asarray(_INVERSE_TEMPERATURES, x.dtype)
-    candidates = jax.vmap(lambda s: jax.vmap(lambda t: log_q(s, t))(inverse_temperatures))(scores)
+    # One by one: all candidates' scores of many classes would not fit.
+    candidates = jax.lax.map(lambda s: jax.lax.map(lambda t: log_q(s, t), inverse_temperatures), scores)
     quality = jnp.sum(jnp.where(calibrate, candidates, 0), axis=-1)
     best = jnp.argmax(quality)
     return candidates.reshape(-1, len(x))[best]

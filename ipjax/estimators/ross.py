@@ -21,7 +21,7 @@ from ipjax.estimators.neighbours import columns, count, far_neighbours, in_tiles
 
 @pytree_settings
 class Ross:
-    """I(X; Y) of continuous x [n, d] and labels, in nats: mean of ψ(n) - ψ(n_c) + ψ(k) - ψ(m_i).
+    """I(X; Y) of continuous x [n, d] and labels, in nats: mean of [ψ(n) - ψ(n_c) + ψ(k) - ψ(m_i)].
 
     n_c is the size of the sample's class, m_i the number of samples of any class within the distance (maximum norm) to its k-th
     neighbour in its own class, that one counted and the sample not.

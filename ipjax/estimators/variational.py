@@ -71,7 +71,7 @@ class InfoNCE:
     Ceiling: ln batch, or the labels' entropy where that is smaller. Low variance, but it bends below the truth as this
     nears the ceiling. Takes labels that repeat, or floating y [n, dy]. All critics fall short by what their training
     samples do not teach: on normal pairs at n = 2,000 by .02 of .41 nats in one dimension (each of the four), .14 (`InfoNCE`)
-    to .28 (`SMILE`) of 1.24 in three, .8 (`SMILE`) to 1.5 (`NWJ`) of 4.15 in five.
+    to .28 (`SMILE`) of 1.24 in three.
     Cost: folds x steps x batch (d hidden + hidden² + batch embedding), under 1 s at n = 2,000 on two CPU cores after some
     7 s of compiling; `measure_plane` multiplies it by 1 + shuffles + halves.
     """
@@ -88,8 +88,9 @@ class InfoNCE:
 class NWJ:
     """Nguyen, Wainwright and Jordan's f-divergence bound: a lower bound of I(X; Y) in expectation, without a ceiling.
 
-    Interval, data and cost as `InfoNCE`. Ceiling: infinite; with labels their entropy, which held-out values exceed by
-    O(1/n) at most. Its variance grows as e^I: above about 2 nats a few pairs decide, and values far below 0 occur.
+    Interval, data and cost as `InfoNCE`. Ceiling: infinite; with labels their entropy, which the value may exceed by
+    about (classes - 1) / samples of a fold, and by more where a class has a single one there. Its variance grows as e^I:
+    above about 2 nats a few pairs decide, and values far below 0 occur.
     """
 
     critic: Critic = field(default_factory=Critic)
