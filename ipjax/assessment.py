@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked, varying
 
 Record = dict[str, Any]
 _MIN_PER_CLASS = 20
@@ -57,12 +57,19 @@ def assess(
     **Raises:** `ValueError` as `mutual_information` does, for a value that is not finite, and for too few samples to halve.
     """
     check_counts(num_null, num_subsamples)
+    check_estimator(estimator)
     x, y = checked(x, y)
     return assess_checked(x, y, estimator, num_null, num_subsamples, jax.random.key(seed))
 
 
+def check_estimator(estimator: Any) -> None:
+    if isinstance(estimator, type) or not callable(estimator):
+        raise ValueError(f"estimator: expected an object such as KDE() of ipjax.estimators, got {estimator!r}")
+
+
 def check_counts(num_null: int, num_subsamples: int) -> None:
-    if num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
+    integers = all(isinstance(count, int | np.integer) for count in (num_null, num_subsamples))
+    if not integers or num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
         raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")
 
 
@@ -84,6 +91,8 @@ def assess_checked(
     measured = _measure(estimator, x, y, key, num_null, num_subsamples)
     estimate, nulls, halves = jax.device_get(measured)
     record = describe(estimate, what)
+    if not (np.isfinite(nulls).all() and np.isfinite(halves).all()):
+        raise ValueError(f"{what}: the estimator gave numbers that are not finite on shuffles or halves; use more samples")
     value, margin = record["information"], spread(halves) if num_subsamples else None
     record |= {
         "null": float(np.mean(nulls)) if num_null else None,
@@ -161,9 +170,25 @@ def _of_data(x: Array, y: Labels | Array, estimator: Any) -> list[str]:
         found.append(f"{len(few)} of {y.num_classes} classes have fewer than {_MIN_PER_CLASS} samples")
     if isinstance(y, Labels) and y.num_classes == 1:
         found.append("one class only")
-    if constant := x.shape[1] - int(np.any(np.asarray(x), axis=0).sum()):
-        found.append(f"{constant} of {x.shape[1]} features do not vary")
+    if constant := x.shape[1] - int(varying(np.asarray(x)).sum()):
+        found.append(f"{constant} of {x.shape[1]} features do not vary, or too little beside the others for single precision")
+    if (share := _copied(np.asarray(x), np.asarray(y.values if isinstance(y, Labels) else y))) > 0.1:
+        found.append(
+            f"{share:.0%} of the samples are copies of others, y included; if drawn twice, null and interval do not hold"
+        )
     return found + list(getattr(estimator, "warnings", lambda x, y: ())(x, y))
+
+
+def _copied(x: np.ndarray, y: np.ndarray) -> float:
+    """The share of samples that repeat another one, x and y; 0 where samples of equal x differ in y, as discrete data do."""
+    of_x: dict[int, int] = {}
+    pairs = set()
+    for row, other in zip(x, y, strict=True):
+        both = (hash(row.tobytes()), hash(other.tobytes()))
+        if of_x.setdefault(*both) != both[1]:
+            return 0.0
+        pairs.add(both)
+    return 1 - len(pairs) / len(x)
 
 
 def _of_record(record: Record) -> list[str]:

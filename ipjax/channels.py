@@ -192,6 +192,9 @@ def concentration(channels: InformationPlane) -> dict[str, Concentration]:
     """
     if len({record["representation"] for record in channels.records}) > 1:
         raise ValueError("channels: expected one representation; choose with channels.select(representation=...)")
+    named = [(record["layer"], record.get("channel")) for record in channels.records]
+    if len(set(named)) < len(named) or any(channel is None for _, channel in named):
+        raise ValueError("channels: expected a record a channel, as measure_channels gives them")
     if any(record["label_null_upper"] is None for record in channels.records):
         raise ValueError("channels: expected records with a null; measure_channels gives it with num_null above 0")
     layers: dict[str, list[Record]] = {}
@@ -312,7 +315,7 @@ def exponentials(poles: int) -> tuple[np.ndarray, np.ndarray]:
 def _checked(features: ArrayLike, what: str = "features") -> np.ndarray:
     """The channels as rows, each with its own offset and scale taken out so that single precision suffices."""
     array = np.asarray(features)
-    if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+    if array.ndim != 2 or array.shape[1] == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{what}: expected floating [samples, channels], got {array.dtype} of shape {list(array.shape)}; "
             "apply a readout that keeps channels first"

@@ -20,8 +20,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ipjax.assessment import Record, assess_checked, check_counts, describe
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, estimate
+from ipjax.assessment import Record, assess_checked, check_counts, check_estimator, describe
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, estimate, varying
 from ipjax.estimators.kde import KDE
 
 
@@ -117,6 +117,9 @@ def measure_plane(
     if not features:
         raise ValueError("features: expected at least one layer, got none")
     check_counts(num_null, num_subsamples)
+    for estimator in (input_information, label_information):
+        if estimator is not None:
+            check_estimator(estimator)
     variables = {"label": checked_labels(labels, "labels")}
     for name, values in (nuisances or {}).items():
         if name in ("input", "label"):
@@ -143,7 +146,7 @@ def measure_plane(
             "num_null": num_null,
             "num_subsamples": num_subsamples,
             "seed": seed,
-            "num_features": (num_varying := int(np.any(x, axis=0).sum())),
+            "num_features": (num_varying := int(varying(np.asarray(x)).sum())),
             "num_constant": x.shape[1] - num_varying,
         }
         asked = [] if input_information is None else [("input", Labels.unique(n), input_information)]
@@ -193,7 +196,12 @@ def profile(
         variables = {"input": Labels.unique(len(y)), "label": y} if input_axis else {"label": y}
         estimates = {name: _sweep(estimators, x, variable) for name, variable in variables.items()}
         for i, value in enumerate(values):
-            record: Record = {"representation": representation, "layer": layer, "depth": depth, setting: value}
+            record: Record = {
+                "representation": representation,
+                "layer": layer,
+                "depth": depth,
+                setting: value if np.isscalar(value) else repr(value),
+            }
             for variable, of_values in estimates.items():
                 record |= _named(variable, describe(of_values[i], what))
             records.append(record)
@@ -203,7 +211,7 @@ def profile(
 def _sweep(estimators: Sequence[Any], x: Array, y: Labels) -> list[Estimate]:
     """The estimate by each of some estimators of one class, mapped where they differ in leaves alone."""
     key = jax.random.key(0)
-    if len({jax.tree.structure(one) for one in estimators}) > 1:
+    if len({jax.tree.structure(one) for one in estimators}) > 1 or not jax.tree.leaves(estimators):
         return jax.device_get([estimate(one, x, y, key) for one in estimators])
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, x.dtype), *estimators)
     together = jax.device_get(_mapped(stacked, x, y, key))
@@ -222,7 +230,9 @@ def _named(variable: str, record: Record) -> Record:
 @contextmanager
 def _replacing(path: str | Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` only once it is written whole."""
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"expected the path of a file, {path} is none; choose another")
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:

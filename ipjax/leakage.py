@@ -45,7 +45,7 @@ def target_leakage(
         the same images with the same seed, so that their halves are paired.
 
     **Raises:** `KeyError` for a representation that the plane lacks; `ValueError` where a layer has several records of one,
-    where the label information was not measured, and where it was measured in different ways.
+    where the label information was not measured, where it was measured in different ways, and where no layer has both.
     """
     chosen, fixed, drawn = (_by_layer(plane, name) for name in (predicted, contrast, random))
     for name, records in ((predicted, chosen), (contrast, fixed)):
@@ -91,7 +91,7 @@ def _check_alike(*records: Record) -> None:
                 f"layer {layer!r}: expected label information of {record['representation']!r}, which was not measured; "
                 "give measure_plane a label_information"
             )
-    for key in ("label_estimator", "num_samples"):
+    for key in ("label_estimator", "num_samples", "num_subsamples", "seed"):
         values = {record["representation"]: record.get(key) for record in records}
         if len(set(values.values())) > 1:
             raise ValueError(f"layer {layer!r}: expected the same {key} of all, got {values}; measure them in the same way")

@@ -129,7 +129,7 @@ NORMAL = np.random.default_rng(0).normal(size=(N, 30))
         (classes(apart=100.0), Y, KDE(), "saturated"),
         (NORMAL[:, :1], Y, Ross(), "not above the null"),
         (np.insert(classes(), 1, 5.0, axis=1), Y, KDE(), "1 of 3 features do not vary"),
-        (NORMAL, Y, Ross(), "effective dimension 6 is high for 3 neighbours"),
+        (NORMAL, Y, Ross(), "effective dimension 6 is high for 30 samples"),
         (NORMAL, Y, Projected(Ross(), 20), "effective dimension"),
         (*pairs(N, 1), KSG(), None),
         (*pairs(N, 5), KSG(), "effective dimension"),

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+_FAR = 100  # times its own extent
 SATURATED = 0.95  # share of the ceiling from which an estimate counts as saturated
 _T = TypeVar("_T")
 
@@ -115,6 +116,8 @@ def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator
     Columns of `x` or of a floating `y` that do not vary carry no information and are set to zero, which no estimator sees.
     (Dropped, they would give layers of one width several shapes, each compiled anew.)
 
+    Inside `jax.jit` nothing is checked or scaled.
+
     **Raises:** `ValueError` for fewer than 2 samples, different lengths, values that are not finite, labels that are
     negative or not integers, or features of which no column varies.
     """
@@ -132,7 +135,7 @@ def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Ar
     """Both sides as arrays that an estimator takes; raises what `mutual_information` raises."""
     x = _checked_features(x, what)
     if isinstance(y, Labels):
-        pass
+        _check_labels(y)
     elif np.ndim(y) == 2 and not isinstance(y, Tracer) and jnp.issubdtype(np.asarray(y).dtype, jnp.floating):
         y = _checked_features(y, "y")
     else:
@@ -142,6 +145,26 @@ def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Ar
     return x, y
 
 
+def _check_labels(y: Labels) -> None:
+    if isinstance(y.values, Tracer):
+        return
+    values = np.asarray(y.values)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"Labels: expected integers [samples], got {values.dtype} of shape {list(values.shape)}")
+    if len(values) and not 0 <= values.min() <= values.max() < y.num_classes:
+        raise ValueError(f"Labels: expected values from 0 to {y.num_classes - 1}, got {values.min()} to {values.max()}")
+    if y.num_classes == len(values) > len(np.unique(values)):
+        raise ValueError(f"Labels: {y.num_classes} classes of as many samples say that all labels differ, but some are equal")
+
+
+def check_positive(**values: Any) -> None:
+    """Raises `ValueError` where a number that is known is not finite and above 0."""
+    for name, value in values.items():
+        known = isinstance(value, int | float | np.number | np.ndarray | Array) and not isinstance(value, Tracer)
+        if known and not (np.ndim(value) == 0 and 0 < float(value) < np.inf):
+            raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+
+
 def varying(features: np.ndarray) -> np.ndarray:
     """Mask `[d]` of the columns that vary."""
     return np.ptp(features, axis=0) > 0
@@ -149,7 +172,9 @@ def varying(features: np.ndarray) -> np.ndarray:
 
 def _checked_features(features: ArrayLike, what: str) -> Array:
     if isinstance(features, Tracer):
-        return jnp.asarray(features)
+        return features[:, None] if features.ndim == 1 else features
+    if isinstance(features, np.ma.MaskedArray):
+        raise ValueError(f"{what}: expected plain features, got a masked array; leave out the samples that are masked")
     array = np.asarray(features)
     if array.ndim == 1:
         array = array[:, None]
@@ -175,9 +200,11 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
         )
     # One offset and scale for all, on which no estimator depends, so that single precision suffices. In blocks of rows, since a
     # large layer in double precision would take more memory than the estimators.
-    of_columns = np.asarray([np.mean(array, axis=0, dtype=np.float64), np.min(array, axis=0), np.max(array, axis=0)])[:, keep]
-    offset = np.mean(of_columns[0])
-    scale = max(offset - np.min(of_columns[1]), np.max(of_columns[2]) - offset)
+    mean, least, most = np.asarray(np.mean(array, axis=0, dtype=np.float64)), np.min(array, axis=0), np.max(array, axis=0)
+    offset = np.full(len(mean), np.mean(mean[keep]))
+    far = np.abs(mean - offset) > _FAR * (most - least)  # columns whose variation would be rounded away have one of their own
+    offset[far] = mean[far]
+    scale = np.max(np.maximum(offset - least, most - offset)[keep])
     scaled = np.empty(array.shape, jnp.result_type(float))
     for start in range(0, len(array), 1024):
         block = slice(start, start + 1024)
@@ -192,7 +219,7 @@ def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
     array = np.asarray(y)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"{what}: expected integer labels [samples] or floating features [samples, features], "
+            f"{what}: expected integer labels [samples] or floating features [samples, features] (y[:, None] for one), "
             f"got {array.dtype} of shape {list(array.shape)}"
         )
     if len(array) and array.min() < 0:

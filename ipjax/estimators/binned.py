@@ -61,8 +61,8 @@ class Binned:
             if not isinstance(y, Labels):
                 raise ValueError('Binned: code="unit" expected integer labels [n], got floating y; use code="layer"')
             pairs, ceiling = _by_unit(x_codes, y, self.num_bins), jnp.minimum(y.entropy(), math.log(self.num_bins))
-            of_units = jnp.any(x != x[0], axis=0)
-            plug_in, corrected = (jnp.mean(pair, where=of_units) for pair in pairs)
+            varies = jnp.any(x != x[0], axis=0)
+            plug_in, corrected = (jnp.sum(jnp.where(varies, pair, 0)) / jnp.maximum(jnp.sum(varies), 1) for pair in pairs)
         elif isinstance(y, Labels):
             (plug_in, corrected), ceiling = _by_layer(x_codes, y.values[:, None]), y.entropy()
         else:

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from ipjax.estimators.base import Labels, checked, pytree_settings
+from ipjax.estimators.base import Labels, check_positive, checked, pytree_settings
 from ipjax.estimators.kde import by_rows, noise_variance, squared_distances
 
 KernelName = Literal["linear", "gaussian"]
@@ -172,8 +172,7 @@ def cross_norm(x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array,
 def _check_settings(kernel: str, width: float | Array) -> None:
     if kernel not in ("linear", "gaussian"):
         raise ValueError(f'kernel: expected "linear" or "gaussian", got {kernel!r}')
-    if isinstance(width, int | float | np.number) and not 0 < width < math.inf:
-        raise ValueError(f"width: expected a finite number above 0, got {width}")
+    check_positive(width=width)
 
 
 def _checked(x: ArrayLike, y: ArrayLike | Labels, unbiased: bool) -> tuple[Array, Labels | Array]:

@@ -6,15 +6,12 @@ normal distribution has the largest entropy of all with its covariance, theorem 
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ipjax.estimators.base import Estimate, Labels, pytree_settings
+from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings
 from ipjax.estimators.kde import noise_variance
 
 
@@ -43,8 +40,7 @@ class GaussianChannel:
     noise: float | Float[Array, ""] = 0.05
 
     def __post_init__(self):
-        if isinstance(self.noise, int | float | np.number) and not 0 < self.noise < math.inf:
-            raise ValueError(f"noise: expected a finite number above 0, got {self.noise}")
+        check_positive(noise=self.noise)
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         del key

@@ -10,11 +10,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ipjax.estimators.base import Estimate, Labels, pytree_settings, some_samples
+from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings, some_samples
 
 _ROWS = 512  # rows of the pairwise matrix held at once
 _FEW_CLASSES = 32  # up to here sums over classes are faster as a product with the one-hot labels than by masks
@@ -41,8 +40,7 @@ class KDE:
     noise: float | Float[Array, ""] = 0.05
 
     def __post_init__(self):
-        if isinstance(self.noise, int | float | np.number) and not 0 < self.noise < math.inf:
-            raise ValueError(f"noise: expected a finite number above 0, got {self.noise}")
+        check_positive(noise=self.noise)
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         del key
@@ -111,8 +109,8 @@ def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array,
     squared = squared_distances(sample, jnp.arange(len(sample)))
     middle = _median(squared.ravel()[1:].reshape(len(sample) - 1, -1)[:, :-1])  # without the diagonal
     mean = 2 * jnp.sum(jnp.var(x, axis=0))
-    scale = noise * jnp.where(middle > 1e-5 * mean, middle, mean)
-    return jnp.where(scale > 0, scale, 1)
+    typical = jnp.where(middle > 1e-5 * mean, middle, mean)
+    return jnp.where(typical > 0, noise * typical, 1)
 
 
 def _median(values: Float[Array, "m ..."]) -> Float[Array, ""]:

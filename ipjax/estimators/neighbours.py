@@ -117,14 +117,13 @@ def far_neighbours(x: np.ndarray, k: int, classes: np.ndarray | None = None) -> 
         if len(among) > k:
             nearest.append(np.partition(among, k)[k])
             peers.append(len(among))
-    if not nearest or not (ratio := float(np.median(nearest) / np.median(typical))) > 0:
+    if not nearest or np.median(nearest) <= _FAR * np.median(typical):
         return None
-    if ratio <= _FAR:
-        return None
+    ratio = float(np.median(nearest) / np.median(typical)) if np.median(typical) > 0 else 1.0
     dimension = math.log(max(np.median(peers) / (2 * k), 1)) / -math.log(min(ratio, 0.999))
     return (
-        f"effective dimension {dimension:.0f} is high for {k} neighbours: they lie at {ratio:.2f} of the distance between "
-        f"samples (trust up to {_FAR}), so the value may be far too low"
+        f"effective dimension {dimension:.0f} is high for {np.median(peers):.0f} samples: {k} neighbours reach to "
+        f"{ratio:.2f} of the distance between samples (trust up to {_FAR}), and the value may be too low"
     )
 
 

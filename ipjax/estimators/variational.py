@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Float, Int
 from scipy import stats
 
-from ipjax.estimators.base import Estimate, Labels, pytree_settings
+from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings
 
 Scores = Float[Array, "batch batch"]  # f(x_i, y_j): true pairs on the diagonal, pairs of different samples beside it
 Bound = Callable[[Scores], Float[Array, ""]]
@@ -59,8 +59,7 @@ class Critic:
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: expected at least {smallest}, got {getattr(self, name)}")
-        if isinstance(self.learning_rate, int | float | np.number) and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a finite number above 0, got {self.learning_rate}")
+        check_positive(learning_rate=self.learning_rate)
 
 
 @pytree_settings
@@ -126,8 +125,7 @@ class SMILE:
     critic: Critic = field(default_factory=Critic)
 
     def __post_init__(self):
-        if isinstance(self.clip, int | float | np.number) and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip: expected a finite number above 0, got {self.clip}")
+        check_positive(clip=self.clip)
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
         return _cross_fitted(self, x, y, key, objective=jensen_shannon, bound=lambda scores: smile(scores, self.clip))
