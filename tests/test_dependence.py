@@ -46,8 +46,16 @@ def test_matches_the_reference(kernel, unbiased, sides):
         chex.assert_trees_all_close(float(HSIC(kernel, unbiased, WIDTH)(x, y)), expected_hsic, rtol=1e-9)
         chex.assert_trees_all_close(float(CKA(kernel, unbiased, WIDTH)(x, y)), expected_cka, rtol=1e-9)
     if sides == "few features" and unbiased:
-        chex.assert_trees_all_close(float(HSIC(kernel, unbiased, WIDTH)(x, y)), expected_hsic, rtol=1e-2, atol=1e-5)
-        chex.assert_trees_all_close(float(CKA(kernel, unbiased, WIDTH)(x, y)), expected_cka, rtol=1e-2, atol=1e-4)
+        chex.assert_trees_all_close(float(HSIC(kernel, unbiased, WIDTH)(x, y)), expected_hsic, rtol=1e-4)
+        chex.assert_trees_all_close(float(CKA(kernel, unbiased, WIDTH)(x, y)), expected_cka, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_wide_kernels_need_no_double_precision(unbiased):
+    x, y = sample(400)
+    k, l = (reference.gaussian_kernel(side, 1000.0) for side in (x, y))  # noqa: E741
+    of = reference.hsic_unbiased if unbiased else reference.hsic_biased
+    chex.assert_trees_all_close(float(HSIC("gaussian", unbiased, 1000.0)(x, y)), of(k, l), rtol=1e-3)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
