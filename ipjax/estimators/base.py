@@ -173,11 +173,13 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
             f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
             "measure information on; leave this layer out"
         )
-    # One offset and scale for all, on which no estimator depends, so that single precision suffices. In blocks of rows, since a
-    # large layer in double precision would take more memory than the estimators.
+    # One offset and scale for all, on which no estimator depends, so that single precision suffices; both round binary numbers,
+    # so that what ties before ties after. In blocks of rows: a large layer in double precision outgrows the estimators.
     of_columns = np.asarray([np.mean(array, axis=0, dtype=np.float64), np.min(array, axis=0), np.max(array, axis=0)])[:, keep]
-    offset = np.mean(of_columns[0])
-    scale = max(offset - np.min(of_columns[1]), np.max(of_columns[2]) - offset)
+    smallest, largest = np.min(of_columns[1]), np.max(of_columns[2])
+    step = np.exp2(np.floor(np.log2(largest / 2 - smallest / 2)))
+    offset = np.rint(np.mean(of_columns[0]) / step) * step
+    scale = np.exp2(np.ceil(np.log2(max(largest - offset, offset - smallest))))
     scaled = np.empty(array.shape, jnp.result_type(float))
     for start in range(0, len(array), 1024):
         block = slice(start, start + 1024)

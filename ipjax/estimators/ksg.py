@@ -66,7 +66,7 @@ class KSG:
             raise ValueError(
                 f"num_neighbors: expected fewer than the {n} samples, got {k}; take fewer neighbours or more samples"
             )
-        distance, joint, of_x, of_y = neighbour_counts(on_unit_scale(x), on_unit_scale(y), k, self.variant)
+        distance, joint, of_x, of_y = neighbour_counts(x, y, k, self.variant)
         if self.variant == 1:
             local = digamma(float(k)) - digamma(of_x) - digamma(of_y)
         else:
@@ -79,10 +79,10 @@ class KSG:
         return Estimate(value, value - margin, value + margin, ceiling)
 
 
-def on_unit_scale(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Divided by the root of the features' mean variance."""
+def unit(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """The root of the features' mean variance."""
     variance = jnp.mean(jnp.var(x, axis=0))
-    return x / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    return jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 def neighbour_counts(
@@ -91,9 +91,10 @@ def neighbour_counts(
     """Of every sample: the joint distance ε to its k-th neighbour, then how many samples, itself included, coincide with it,
     and how many lie in the variant's interval around it in x and in y (where ε is 0: coincide with it in x and in y)."""
     x_tiles, y_tiles = in_tiles(x), in_tiles(y)
+    per_x, per_y = 1 / unit(x), 1 / unit(y)  # for distances and not for features, where rounding would part what ties
 
     def rows(index: Int[Array, " r"]) -> tuple[Array, ...]:
-        of_x, of_y = max_norm(x[index], x_tiles), max_norm(y[index], y_tiles)
+        of_x, of_y = max_norm(x[index], x_tiles, per_x), max_norm(y[index], y_tiles, per_y)
         joint = jnp.where(index[:, None] == columns(len(x_tiles)), jnp.inf, larger(of_x, of_y))
         distance = smallest(joint, k)[:, -1]
         none = jnp.zeros_like(distance)  # the copies of samples that have a distance do not matter
