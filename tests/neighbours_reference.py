@@ -13,10 +13,10 @@ def ksg(x, y, k=3, variant=1):
     """(value, standard error) of Kraskov et al. 2004, equations 8 and 9, of spaces of unit mean variance; coinciding samples as
     Gao et al. 2017."""
     n, local = len(x), []
-    x, y = (side / np.sqrt(np.mean(np.var(side, axis=0))) for side in (x, y))
+    x_unit, y_unit = (np.sqrt(np.mean(np.var(side, axis=0))) for side in (x, y))
     for i in range(n):
         others = np.arange(n) != i
-        of_x, of_y = distances(x, i)[others], distances(y, i)[others]
+        of_x, of_y = distances(x, i)[others] / x_unit, distances(y, i)[others] / y_unit
         joint = np.maximum(of_x, of_y)
         radius = np.sort(joint)[k - 1]
         neighbours = joint <= radius

@@ -51,6 +51,14 @@ def test_matches_the_reference(kernel, unbiased, sides):
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
+def test_wide_kernels_need_no_double_precision(unbiased):
+    x, y = sample(400)
+    k, l = (reference.gaussian_kernel(side, 1000.0) for side in (x, y))  # noqa: E741
+    of = reference.hsic_unbiased if unbiased else reference.hsic_biased
+    chex.assert_trees_all_close(float(HSIC("gaussian", unbiased, 1000.0)(x, y)), of(k, l), rtol=1e-3)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
 def test_more_features_than_samples_match_the_reference(unbiased):
     x, y = sample(dx=120, dy=130)
     with jax.enable_x64(True):

@@ -58,6 +58,14 @@ def test_single_precision_is_enough(variant):
     chex.assert_trees_all_close(numbers(mutual_information(x, y, KSG(3, variant))), expected, atol=1e-5)
 
 
+@variants
+def test_ties_on_a_lattice_survive_single_precision(variant):
+    x, y = sample(300)
+    x = np.round(3 * x) / 8 + 100
+    expected = interval(*reference.ksg(x, y, 3, variant))
+    chex.assert_trees_all_close(numbers(mutual_information(x.astype(np.float32), y, KSG(3, variant))), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("n", "variant"), [(513, 2), (1100, 1)])
 def test_samples_in_several_blocks_match_the_reference(n, variant):
     x, y = sample(n)

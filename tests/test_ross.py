@@ -45,6 +45,14 @@ def test_single_precision_is_enough():
     chex.assert_trees_all_close(numbers(mutual_information(x, y, Ross())), interval(*reference.ross(x, y)), atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0, 100])
+def test_ties_on_a_lattice_survive_single_precision(offset):
+    x, y = sample(300, 2)
+    x = np.round(3 * x) / 8 + offset  # far from its mean's multiples
+    expected = interval(*reference.ross(x, y))
+    chex.assert_trees_all_close(numbers(mutual_information(x.astype(np.float32), y, Ross())), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [1, 4])
 def test_one_feature_is_as_scikit_learn_has_it(k):
     x, y = sample(400, 1)

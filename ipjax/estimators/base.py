@@ -198,18 +198,25 @@ def _checked_features(features: ArrayLike, what: str) -> Array:
             f"{what}: none of the {array.shape[1]} features varies over the {len(array)} samples, so there is no scale to "
             "measure information on; leave this layer out"
         )
-    # One offset and scale for all, on which no estimator depends, so that single precision suffices. In blocks of rows, since a
-    # large layer in double precision would take more memory than the estimators.
-    mean, least, most = np.asarray(np.mean(array, axis=0, dtype=np.float64)), np.min(array, axis=0), np.max(array, axis=0)
-    offset = np.full(len(mean), np.mean(mean[keep]))
-    far = np.abs(mean - offset) > _FAR * (most - least)  # columns whose variation would be rounded away have one of their own
-    offset[far] = mean[far]
-    scale = np.max(np.maximum(offset - least, most - offset)[keep])
+    # One offset and scale for all, on which no estimator depends, so that single precision suffices; both round binary numbers,
+    # so that what ties before ties after. In blocks of rows: a large layer in double precision outgrows the estimators.
+    mean = np.asarray(np.mean(array, axis=0, dtype=np.float64))
+    least, most = np.min(array, axis=0).astype(np.float64), np.max(array, axis=0).astype(np.float64)
+    offset = _rounded(np.mean(mean[keep]), np.max(most[keep]) / 2 - np.min(least[keep]) / 2)
+    far = keep & (np.abs(mean - offset) / _FAR > most - least)  # variation that would be rounded away: an offset of their own
+    offset = np.where(far, _rounded(mean, np.where(keep, most / 2 - least / 2, 1)), offset)
+    scale = np.exp2(np.ceil(np.log2(np.max(np.maximum(offset - least, most - offset)[keep]))))
     scaled = np.empty(array.shape, jnp.result_type(float))
     for start in range(0, len(array), 1024):
         block = slice(start, start + 1024)
         scaled[block] = np.where(keep, (array[block] - offset) / scale, 0)
     return jnp.asarray(scaled)
+
+
+def _rounded(values: ArrayLike, extent: ArrayLike) -> np.ndarray:
+    """To multiples of the power of 2 next below the extent."""
+    step = np.exp2(np.floor(np.log2(extent)))
+    return np.rint(values / step) * step
 
 
 def checked_labels(y: ArrayLike, what: str = "y") -> Labels:

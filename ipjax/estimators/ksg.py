@@ -67,7 +67,7 @@ class KSG:
             raise ValueError(
                 f"num_neighbors: expected fewer than the {n} samples, got {k}; take fewer neighbours or more samples"
             )
-        distance, joint, of_x, of_y = neighbour_counts(on_unit_scale(x), on_unit_scale(y), k, self.variant)
+        distance, joint, of_x, of_y = neighbour_counts(x, y, k, self.variant)
         if self.variant == 1:
             local = digamma(float(k)) - digamma(of_x) - digamma(of_y)
         else:
@@ -81,15 +81,15 @@ class KSG:
 
     def warnings(self, x: Array, y: Array) -> list[str]:
         """Where the neighbours are too far, or values tie; see `ipjax.assess`."""
-        both = np.concatenate([np.asarray(on_unit_scale(x)), np.asarray(on_unit_scale(y))], axis=1)
+        both = np.concatenate([np.asarray(side / unit(side)) for side in (x, y)], axis=1)
         return [found for found in (far_neighbours(both, self.num_neighbors), ties(both)) if found]
 
 
-def on_unit_scale(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Divided by the root of the mean variance of the features that vary."""
+def unit(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """The root of the mean variance of the features that vary."""
     varying = jnp.sum(jnp.ptp(x, axis=0) > 0)
     variance = jnp.sum(jnp.var(x, axis=0)) / jnp.maximum(varying, 1)
-    return x / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    return jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 def neighbour_counts(
@@ -98,9 +98,10 @@ def neighbour_counts(
     """Of every sample: the joint distance ε to its k-th neighbour, then how many samples, itself included, coincide with it,
     and how many lie in the variant's interval around it in x and in y (where ε is 0: coincide with it in x and in y)."""
     x_tiles, y_tiles = in_tiles(x), in_tiles(y)
+    per_x, per_y = 1 / unit(x), 1 / unit(y)  # for distances and not for features, where rounding would part what ties
 
     def rows(index: Int[Array, " r"]) -> tuple[Array, ...]:
-        of_x, of_y = max_norm(x[index], x_tiles), max_norm(y[index], y_tiles)
+        of_x, of_y = max_norm(x[index], x_tiles, per_x), max_norm(y[index], y_tiles, per_y)
         joint = jnp.where(index[:, None] == columns(len(x_tiles)), jnp.inf, larger(of_x, of_y))
         distance = smallest(joint, k)[:, -1]
         none = jnp.zeros_like(distance)  # the copies of samples that have a distance do not matter
