@@ -181,3 +181,23 @@ def test_labels_are_taken():
 def test_few_per_class():
     labels = np.repeat([0, 3, 7], [20, 19, 1])
     assert few_per_class(labels) == {3: 19, 7: 1}
+
+
+def test_samples_drawn_twice_are_noticed_and_equal_values_are_not():
+    x, y = NORMAL[:60, :2].repeat(2, axis=0), np.random.default_rng(0).integers(3, size=60).repeat(2)
+    assert "50% of samples are copies" in (assess(x, y, Binned(4), num_null=0)["warnings"] or "").replace("the ", "")
+    binary, labels = np.float32(NORMAL[:, :1] > 0), np.random.default_rng(1).permutation(Y)
+    assert "copies" not in (assess(binary, labels, Binned(4), num_null=0)["warnings"] or "")
+
+
+def test_halves_without_anything_that_varies_give_0():
+    rare = np.zeros((60, 2), np.float32)
+    rare[-1] = 1
+    record = assess(rare, np.arange(60) % 3, Binned(code="unit"), num_null=0)
+    assert np.isfinite([record["interval_lower"], record["extrapolated"]]).all()
+
+
+@pytest.mark.parametrize("estimator", [KDE, "KDE", None])
+def test_an_estimator_is_an_object(estimator):
+    with pytest.raises(ValueError, match=r"expected an object such as KDE\(\)"):
+        assess(classes(), Y, estimator)

@@ -226,7 +226,7 @@ def test_track_sees_every_pass():
 
 def channel_records(values, null, layer="a"):
     common = {"representation": "activation", "layer": layer, "label_null_upper": null}
-    return tuple({**common, "label_information": value} for value in values)
+    return tuple({**common, "channel": i, "label_information": value} for i, value in enumerate(values))
 
 
 def test_concentration_of_records_made_by_hand():

@@ -493,3 +493,36 @@ def test_float64_features_far_from_0_keep_their_information():
 def test_bfloat16_features_are_floating():
     x = jnp.asarray(X, jnp.bfloat16)
     assert mutual_information(x, Y, KDE()).value > 0.3
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (Labels(Y, 3), "Labels: expected values from 0 to 2, got 0 to 3"),
+        (Labels(Y - 1, 4), "got -1 to 2"),
+        (Labels(Y.astype(float), 4), "Labels: expected integers"),
+        (Labels(Y, 120), "say that all labels differ, but some are equal"),
+    ],
+)
+def test_labels_that_do_not_keep_their_word(labels, match):
+    with pytest.raises(ValueError, match=match):
+        mutual_information(X, labels, KDE())
+
+
+@pytest.mark.parametrize("far", [1e8, -1e12])
+def test_a_column_far_away_does_not_hide_the_others(far):
+    apart = np.float64(X)
+    expected = mutual_information(apart, Y, Ross()).value
+    chex.assert_trees_all_close(mutual_information(apart + np.array([0, far]), Y, Ross()).value, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("number", [np.array(-1.0), jnp.array(0.0), np.array([0.1])])
+def test_settings_in_arrays_are_checked(number):
+    for make in (KDE, GaussianChannel, Renyi):
+        with pytest.raises(ValueError, match="expected a finite number above 0"):
+            make(**{"width" if make is Renyi else "noise": number})
+
+
+def test_masked_features_are_refused():
+    with pytest.raises(ValueError, match="masked"):
+        mutual_information(np.ma.masked_array(X, X > 1), Y, KDE())

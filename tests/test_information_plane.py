@@ -248,3 +248,18 @@ def test_profile_over_a_setting_of_shapes():
 def test_a_profile_needs_a_setting_and_values(setting, values, match):
     with pytest.raises(ValueError, match=match):
         profile(features(), Y, KDE(), setting, values)
+
+
+def test_links_are_followed_and_devices_left_alone(plane, tmp_path):
+    target, link = tmp_path / "plane.npz", tmp_path / "link.npz"
+    link.symlink_to(target)
+    plane.save(link)
+    assert link.is_symlink()
+    assert InformationPlane.load(target) == plane
+    with pytest.raises(ValueError, match="expected the path of a file"):
+        plane.to_csv(tmp_path)
+
+
+@pytest.mark.parametrize("values", [(3,), (8, 8)])
+def test_a_profile_over_one_static_value(values):
+    assert len(profile({"last": features()["last"]}, Y, Binned(), "num_bins", values).records) == len(values)

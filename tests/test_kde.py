@@ -173,3 +173,11 @@ def test_more_noise_leaves_less():
 def test_noise_must_be_above_0(noise):
     with pytest.raises(ValueError, match="noise: expected"):
         KDE(noise)
+
+
+def test_the_scale_does_not_depend_on_the_order_of_labels():
+    y = np.arange(1000) % 10
+    x = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32) + (20 * y * (y % 2))[:, None]
+    order = np.random.default_rng(1).permutation(1000)
+    in_order, shuffled = (noise_variance(jnp.asarray(values), 0.1) for values in (x, x[order]))
+    assert abs(np.log(in_order / shuffled)) < 0.2  # every second sample, all of even labels, would give a thousandth
