@@ -516,7 +516,7 @@ def test_a_column_far_away_does_not_hide_the_others(far):
     chex.assert_trees_all_close(mutual_information(apart + np.array([0, far]), Y, Ross()).value, expected, atol=0.02)
 
 
-@pytest.mark.parametrize("number", [np.array(-1.0), jnp.array(0.0), np.array([0.1])])
+@pytest.mark.parametrize("number", [np.array(-1.0), jnp.array(0.0), np.array([0.1, np.nan])])
 def test_settings_in_arrays_are_checked(number):
     for make in (KDE, GaussianChannel, Renyi):
         with pytest.raises(ValueError, match="expected a finite number above 0"):

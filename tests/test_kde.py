@@ -180,4 +180,4 @@ def test_the_scale_does_not_depend_on_the_order_of_labels():
     x = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32) + (20 * y * (y % 2))[:, None]
     order = np.random.default_rng(1).permutation(1000)
     in_order, shuffled = (noise_variance(jnp.asarray(values), 0.1) for values in (x, x[order]))
-    assert abs(np.log(in_order / shuffled)) < 0.2  # every second sample, all of even labels, would give a thousandth
+    assert abs(np.log(in_order / shuffled)) < 1.5  # every second sample, all of even labels, would be 7.8 off

@@ -158,10 +158,10 @@ def _check_labels(y: Labels) -> None:
 
 
 def check_positive(**values: Any) -> None:
-    """Raises `ValueError` where a number that is known is not finite and above 0."""
+    """Raises `ValueError` where a number (or one of an array, for `jax.vmap`) that is known is not finite and above 0."""
     for name, value in values.items():
         known = isinstance(value, int | float | np.number | np.ndarray | Array) and not isinstance(value, Tracer)
-        if known and not (np.ndim(value) == 0 and 0 < float(value) < np.inf):
+        if known and not np.all((np.asarray(value) > 0) & (np.asarray(value) < np.inf)):
             raise ValueError(f"{name}: expected a finite number above 0, got {value}")
 
 
