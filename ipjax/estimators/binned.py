@@ -38,7 +38,8 @@ class Binned:
     `lower` and `upper` are the smaller and larger of the plug-in and the Miller-Madow value. Ceiling: the labels' entropy
     (ln n where every sample is its own label, or y is floating), for single units not above ln `num_bins`; the Miller-Madow
     value may exceed it. Holds where n is many times the number of occupied codes; with more than a few features all codes
-    of a layer are unique and the value is the ceiling. Cost: n d + n log n.
+    of a layer are unique and the value is the ceiling. Few cells lose information: ten quantile cells a side see .372 of a
+    normal pair's .413 nats. Cost: n d + n log n.
     """
 
     num_bins: int = field(default=30, metadata={"static": True})

@@ -40,7 +40,8 @@ class Ross:
 
     Ties: all samples as near as the k-th neighbour count, those of the class as k and those of all classes as m, and a sample
     with k or more exact copies counts itself too (Gao et al.). So x may have atoms, such as the zeros of a ReLU, and a
-    discrete x gives about its plug-in information. Cost: n² d, in blocks of rows.
+    discrete x gives about its plug-in information where all its pairs of value and class occur more than k times; rarer pairs
+    make the value too high (10 classes, one in ten wrong, n = 1,000: by 11 %). Cost: n² d, in blocks of rows.
     """
 
     num_neighbors: int = field(default=3, metadata={"static": True})

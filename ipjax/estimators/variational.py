@@ -88,8 +88,8 @@ class NWJ:
     """Nguyen, Wainwright and Jordan's f-divergence bound: a lower bound of I(X; Y) in expectation, without a ceiling.
 
     Interval, data and cost as `InfoNCE`. Ceiling: infinite; with labels their entropy, which the value may exceed by
-    about (classes - 1) / samples of a fold, and by more where a class has a single one there. Its variance grows as e^I:
-    above about 2 nats a few pairs decide, and values far below 0 occur.
+    about (classes - 1) / samples of a fold, and by more where a class has a single one there. Its variance grows as e^I: a few
+    pairs decide, values .1 too low occur at .4 nats already, and heavy tails (Student t) give values far below 0.
     """
 
     critic: Critic = field(default_factory=Critic)
