@@ -16,6 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
+from threadpoolctl import threadpool_limits
 
 import ipjax
 import ports
@@ -92,7 +93,8 @@ def run(experiment: str, config: Config) -> Path:
     if few := few_per_class(data.labels):
         warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {few}")
 
-    with jax.default_matmul_precision(PRECISION):
+    # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
+    with jax.default_matmul_precision(PRECISION), threadpool_limits(1, user_api="blas"):
         measured = features(
             net,
             data.images,
