@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from ipjax.assessment import Record
-from ipjax.estimators.base import checked_labels, some_samples
+from ipjax.estimators.base import check_positive, checked_labels, some_samples
 from ipjax.estimators.kde import KDE, MEDIAN_SAMPLES
 from ipjax.estimators.ross import Ross, information
 from ipjax.information_plane import InformationPlane
@@ -83,8 +83,7 @@ def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, 
 
     **Raises:** `ValueError` for features that are not finite floating `[n, channels]`, or another `noise`.
     """
-    if not 0 < noise < math.inf:
-        raise ValueError(f"noise: expected a finite number above 0, got {noise}")
+    check_positive(noise=noise)
 
     def block(columns: np.ndarray) -> Array:
         sample = np.sort(columns[:, some_samples(columns.shape[1], MEDIAN_SAMPLES)], axis=1)

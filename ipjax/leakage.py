@@ -45,7 +45,7 @@ def target_leakage(
         the same images with the same seed, so that their halves are paired.
 
     **Raises:** `KeyError` for a representation that the plane lacks; `ValueError` where a layer has several records of one,
-    where the label information was not measured, where it was measured in different ways, and where no layer has both.
+    where the label information was not measured, and where it was measured in different ways.
     """
     chosen, fixed, drawn = (_by_layer(plane, name) for name in (predicted, contrast, random))
     for name, records in ((predicted, chosen), (contrast, fixed)):

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from ipjax.estimators.base import some_samples
+from ipjax.estimators.base import some_samples, varying
 
 _COLUMNS = 128  # points in a tile: with the features below, a tile stays in a core's first cache
 _FEATURES = 16  # features in one loop body
@@ -130,7 +130,7 @@ def far_neighbours(x: np.ndarray, k: int, classes: np.ndarray | None = None) -> 
 def ties(x: np.ndarray) -> str | None:
     """A warning if more than a tenth of a feature's values, on average over the features, occur more than once."""
     some = x[some_samples(len(x), _TIED)]
-    ordered = np.sort(some[:, np.ptp(some, axis=0) > 0], axis=0)
+    ordered = np.sort(some[:, varying(some)], axis=0)
     same = ordered[1:] == ordered[:-1]
     nowhere = np.zeros((1, ordered.shape[1]), bool)
     repeated = np.mean(np.concatenate([same, nowhere]) | np.concatenate([nowhere, same]))
