@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipjax import InformationPlane
+from ipjax.runtime import is_main
 
 console = Console(stderr=True)
 BITS = 1 / np.log(2)
@@ -34,10 +35,14 @@ class _Rate(ProgressColumn):
 def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
     """Shows a bar with rate and remaining time; gives the function that advances it."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=not is_main()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
         bar.update(task, completed=total)  # parts of one need not sum up to it
+
+
+def say(message: str) -> None:
+    console.print(message, markup=False, highlight=False)
 
 
 def warn(message: str) -> None:
@@ -45,7 +50,9 @@ def warn(message: str) -> None:
     console.print(message, markup=False, highlight=False)
 
 
-def print_summary(plane: InformationPlane, channels: InformationPlane, accuracy: float, out: Path, seconds: float) -> None:
+def print_summary(
+    plane: InformationPlane, channels: InformationPlane, accuracy: float | None, out: Path, seconds: float
+) -> None:
     rows = {(r["representation"], r["layer"]): r for r in plane.records if r["input_estimator"] is not None}
     title = "Bits. act: activation, con, pred: conductance to contrast, predicted class"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -74,7 +81,8 @@ def print_summary(plane: InformationPlane, channels: InformationPlane, accuracy:
     )
     told = f"{best['label_information'] * BITS:.2f} bits of the label"
     shown.print(f"channel that tells most: {best['channel']} of {best['layer']}, {told}", highlight=False)
-    shown.print(f"accuracy {accuracy:.1%}; done in {seconds:.0f} s; results in", highlight=False)
+    told = "" if accuracy is None else f"accuracy {accuracy:.1%}; "
+    shown.print(f"{told}done in {seconds:.0f} s; results in", highlight=False)
     print(out)
 
 

@@ -1,120 +1,179 @@
-"""What represents the layers of a network on a set of images: activations, and conductances to three targets."""
+"""What represents the layers of a network on a set of images: activations, and conductances to three targets.
+
+They are computed shard by shard: a shard's images are read, evaluated on all devices of the host and reduced there, and
+what comes back goes into the store, from which the layers are read one at a time when they are measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float, Float32, Int
 
 import ipjax
-from experiments.console import progress
+from experiments.console import warn
+from ipjax import runtime
 from ipjax.readout import CountSketch, Readout, channel_mean, channel_sum
+from ipjax.store import Shard, Store
 
-ByLayer = dict[str, np.ndarray]
 TARGETS = ("predicted", "contrast", "random")
+Arrays = dict[str, np.ndarray]
+ByLayer = dict[str, Array]
 
 
-@dataclass(frozen=True)
-class Features:
-    """Of `n` images, by representation and layer: the activation, and the conductances to the predicted class, to a fixed
-    contrast of the logits, and to a random class for each image (the predicted classes, shuffled over the images).
+@dataclass
+class Extraction:
+    """Features of a shard of images, by representation and layer: the activation, and the conductances to the predicted class,
+    to a fixed contrast of the logits, and to a random class for each image (the shard's predicted classes, shuffled).
 
-    **Attributes:**
+    **Arguments:**
 
-    - `layers`: `[n, features]`, what the readout makes of a layer.
-    - `channels`: `[n, channels]`, mean activations and summed conductances.
-    - `completeness_gaps`: mean |gap| of a conductance over the mean |change of its target|.
-    - `predicted`: `[n]` classes.
+    - `readout`: `"sketch"` or `"channel"`, see `experiments.runner.Config`.
+    - `images_at_once`: evaluated together by a device; halved where memory does not suffice.
     """
 
-    layers: dict[str, ByLayer]
-    channels: dict[str, ByLayer]
-    completeness_gaps: dict[str, dict[str, float]]
-    predicted: Int[np.ndarray, " n"]
+    net: ipjax.Network
+    names: tuple[str, ...]
+    readout: str
+    num_steps: int
+    seed: int
+    images_at_once: int
+    nodes_at_once: int
+
+    def __post_init__(self):
+        self.mesh = runtime.local_mesh()
+        self.net = runtime.replicate(self.net, self.mesh)
+        sketch = CountSketch(512, self.seed)
+        of_activation, of_conductance = (sketch, sketch) if self.readout == "sketch" else (channel_mean, channel_sum)
+        self.quadrature = ipjax.quadrature.trapezoid(self.num_steps)
+        self._forward = jax.jit(self._on_devices(partial(_activations, names=self.names, readout=of_activation), (P("data"),)))
+        conductances = partial(
+            _conductances,
+            names=self.names,
+            quadrature=self.quadrature,
+            readout=of_conductance,
+            nodes_at_once=self.nodes_at_once,
+        )
+        self._conduct = jax.jit(self._on_devices(conductances, (P("data"), P(None, "data"))))
+
+    def __call__(
+        self,
+        images: Float32[np.ndarray, "n h w c"],
+        mask: Bool[np.ndarray, " n"],
+        start: int,
+        advance: Callable[[float], None] = lambda images: None,
+    ) -> Arrays:
+        """Of the images that are marked in a shard that starts at position `start`: one row each.
+
+        `position`, `predicted`; `features/<representation>/<layer>`, what the readout makes of the layer;
+        `channels/<representation>/<layer>`, mean activations and summed conductances; `gap/<target>/<layer>` and
+        `change/<target>`, the completeness gap and the change of the target from baseline to image.
+        """
+        logits, features, channels = self._in_blocks(self._forward, images)
+        predicted = np.where(mask, np.argmax(logits, axis=1), 0)
+        targets = _targets(predicted, mask, logits.shape[1], [self.seed, start])
+        conductances, of_channels, gaps, changes = self._in_blocks(self._conduct, images, targets, advance)
+        arrays = {"position": (start + np.arange(len(images))).astype(np.int32), "predicted": predicted.astype(np.int32)}
+        for name in self.names:
+            arrays[f"features/activation/{name}"], arrays[f"channels/activation/{name}"] = features[name], channels[name]
+            for i, target in enumerate(TARGETS):
+                arrays[f"features/{target}/{name}"] = conductances[name][:, i]
+                arrays[f"channels/{target}/{name}"] = of_channels[name][:, i]
+                arrays[f"gap/{target}/{name}"] = gaps[name][:, i]
+        arrays |= {f"change/{target}": changes[:, i] for i, target in enumerate(TARGETS)}
+        marked = {name: values[mask] for name, values in arrays.items() if not name.startswith("channels/random/")}
+        bad = [name for name, values in marked.items() if not np.isfinite(values).all()]
+        if bad:
+            raise ValueError(
+                f"{', '.join(bad[:3])}: not finite on some of the images from {start} on; check the weights, or use a higher "
+                "precision (dtype float32)"
+            )
+        return marked
+
+    def _on_devices(self, function: Callable[..., Any], specs: tuple[P, ...]) -> Callable[..., Any]:
+        """The function with the network whole and the images spread over the host's devices."""
+        out = P("data")
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(P(), *specs), out_specs=out, check_vma=False)
+
+    def _in_blocks(
+        self,
+        function: Callable[..., Any],
+        images: np.ndarray,
+        targets: np.ndarray | None = None,
+        advance: Callable[[float], None] = lambda images: None,
+    ) -> Any:
+        """The function of all images, so many at once, in blocks of one size: the last one starts over from the first."""
+        parts, first = [], 0
+        while first < len(images):
+            size = self.images_at_once * self.mesh.size
+            index = np.arange(first, first + size) % len(images)
+            block = [self._spread(images[index], P("data"))]
+            if targets is not None:
+                block.append(self._spread(targets[:, index], P(None, "data")))
+            try:
+                values = jax.block_until_ready(function(self.net, *block))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.images_at_once == 1:
+                    raise
+                self.images_at_once //= 2
+                warn(f"out of memory; going on with {self.images_at_once} images at once on a device")
+                continue
+            count = min(size, len(images) - first)
+            parts.append(jax.tree.map(lambda value, count=count: value[:count], jax.device_get(values)))
+            first += count
+            advance(count)
+        return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+    def _spread(self, values: np.ndarray, spec: P) -> Array:
+        return jax.device_put(values, NamedSharding(self.mesh, spec))
 
 
-def features(
-    net: ipjax.Network,
-    images: Float[np.ndarray, "n h w c"],
-    names: tuple[str, ...],
-    *,
-    readout: str,
-    num_steps: int,
-    batch_size: int,
-    seed: int,
-) -> Features:
-    """Evaluates the named layers with a `"sketch"` or `"channel"` readout; see `experiments.runner.Config`."""
-    sketch = CountSketch(512, seed)
-    of_activation, of_conductance = (sketch, sketch) if readout == "sketch" else (channel_mean, channel_sum)
-    logits, layers, channels = _activations(net, images, names, of_activation, batch_size)
-    predicted = np.argmax(logits, axis=1)
-    shuffled = np.random.default_rng(seed).permutation(predicted)
-    classes = jax.nn.one_hot(np.stack([predicted, shuffled]), logits.shape[1])
-    contrast = jnp.broadcast_to(ipjax.contrast_weights(logits.shape[1], seed), logits.shape)
-    targets = jnp.stack([classes[0], contrast, classes[1]])  # in the order of TARGETS
-
-    quadrature = ipjax.quadrature.trapezoid(num_steps)
-    conductances, of_channels, gaps = _conductances(net, images, names, targets, quadrature, of_conductance, batch_size)
-    by_target = {target: i for i, target in enumerate(TARGETS)}
-    return Features(
-        {"activation": layers} | {t: {name: conductances[name][i] for name in names} for t, i in by_target.items()},
-        {"activation": channels} | {t: {name: of_channels[name][i] for name in names} for t, i in by_target.items()},
-        {t: {name: _relative(gaps[name][i], of_channels[name][i]) for name in names} for t, i in by_target.items()},
-        predicted,
-    )
-
-
-def _activations(
-    net: ipjax.Network, images: np.ndarray, names: tuple[str, ...], readout: Readout, batch_size: int
-) -> tuple[np.ndarray, ByLayer, ByLayer]:
-    @jax.jit
-    def forward(net: ipjax.Network, x: Array) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-        logits, values = net.activations(x, names)
-        return logits, {k: readout(v) for k, v in values.items()}, {k: channel_mean(v) for k, v in values.items()}
-
-    parts = []
-    with progress("activations", len(images)) as advance:
-        for index in _batches(len(images), batch_size):
-            parts.append(jax.device_get(forward(net, jnp.asarray(images[index]))))
-            advance(len(index))
-    logits, layers, channels = jax.tree.map(lambda *values: np.concatenate(values)[: len(images)], *parts)
-    return logits, {name: layers[name] for name in names}, {name: channels[name] for name in names}
+def _activations(net: ipjax.Network, x: Array, *, names: tuple[str, ...], readout: Readout) -> tuple[Array, ByLayer, ByLayer]:
+    logits, values = net.activations(_as(net, x), names)
+    values = {name: value.astype(jnp.float32) for name, value in values.items()}
+    return logits.astype(jnp.float32), _each(readout, values), _each(channel_mean, values)
 
 
 def _conductances(
     net: ipjax.Network,
-    images: np.ndarray,
-    names: tuple[str, ...],
+    x: Array,
     targets: Float[Array, "targets n classes"],
+    *,
+    names: tuple[str, ...],
     quadrature: ipjax.quadrature.Quadrature,
     readout: Readout,
-    batch_size: int,
-) -> Any:
-    """Layer -> `[targets, n, features]`, `[targets, n, channels]` and completeness gaps `[targets, n]`."""
-    num_channels = {name: shape.shape[-1] for name, shape in net.layer_shapes(images[:1]).items()}
+    nodes_at_once: int,
+) -> tuple[ByLayer, ByLayer, ByLayer, Array]:
+    """Layer -> `[n, targets, features]`, `[n, targets, channels]`, completeness gaps `[n, targets]`; changes `[n, targets]`."""
+    x = _as(net, x)
+    num_channels = {name: shape.shape[-1] for name, shape in net.layer_shapes(x).items()}
 
-    def toward(x: Array, target: Array) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    def toward(target: Array) -> tuple[ByLayer, ByLayer, ByLayer, Array]:
         both = ipjax.layer_conductance(
-            net, x, layers=names, target=target, quadrature=quadrature, readout=_WithChannels(readout)
+            net,
+            x,
+            layers=names,
+            target=target,
+            quadrature=quadrature,
+            readout=_WithChannels(readout),
+            nodes_at_once=nodes_at_once,
         )
         channels = {name: value[:, -num_channels[name] :] for name, value in both.items()}
         features = {name: value[:, : -num_channels[name]] for name, value in both.items()}
-        return features, channels, ipjax.completeness_gap(net, x, channels, target=target)
+        gaps = ipjax.completeness_gap(net, x, channels, target=target)
+        gaps = {name: gap.astype(jnp.float32) for name, gap in gaps.items()}
+        return features, channels, gaps, jnp.sum(channels[names[0]], axis=1) - gaps[names[0]]
 
-    parts = []
-    with progress("conductances", len(images)) as advance:
-        for index in _batches(len(images), batch_size):
-            # Mapped, the targets share the passes forward.
-            values = jax.vmap(toward, in_axes=(None, 0))(jnp.asarray(images[index]), targets[:, index])
-            parts.append(jax.device_get(values))
-            advance(len(index))
-    return jax.tree.map(lambda *values: np.concatenate(values, axis=1)[:, : len(images)], *parts)
+    return jax.vmap(toward, out_axes=1)(targets)  # mapped, the targets share the passes forward
 
 
 @dataclass(frozen=True)
@@ -127,13 +186,80 @@ class _WithChannels:
         return jnp.concatenate([self.readout(units), channel_sum(units)], axis=1)
 
 
-def _batches(n: int, size: int) -> Iterator[np.ndarray]:
-    """Indices of n images in batches of one size, so that one shape is compiled; the last one starts over from the first."""
-    size = min(size, n)
-    for start in range(0, n, size):
-        yield np.arange(start, start + size) % n
+def _each(readout: Readout, values: ByLayer) -> ByLayer:
+    return {name: readout(value) for name, value in values.items()}
 
 
-def _relative(gap: Float[np.ndarray, " n"], channels: Float[np.ndarray, "n channels"]) -> float:
-    """Mean absolute gap over the mean absolute change of the target, which is the conductances' sum less the gap."""
-    return float(np.mean(np.abs(gap)) / np.mean(np.abs(channels.sum(axis=1) - gap)))
+def _as(net: ipjax.Network, x: Array) -> Array:
+    """Images in the precision of the network's parameters."""
+    return x.astype(jnp.result_type(*jax.tree.leaves(net.params)))
+
+
+def _targets(
+    predicted: Int[np.ndarray, " n"], mask: Bool[np.ndarray, " n"], num_classes: int, seed: Sequence[int]
+) -> Float32[np.ndarray, "targets n classes"]:
+    """Weights on the logits, in the order of `TARGETS`."""
+    shuffled = predicted.copy()
+    shuffled[mask] = np.random.default_rng(seed).permutation(predicted[mask])
+    classes = np.eye(num_classes, dtype=np.float32)
+    contrast = np.asarray(ipjax.contrast_weights(num_classes, seed[0]))
+    return np.stack([classes[predicted], np.broadcast_to(contrast, (len(predicted), num_classes)), classes[shuffled]])
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the readable ones of the selected images, in a store.
+
+    **Attributes:**
+
+    - `shards`: those that this process has computed.
+    - `order`: sorts the gathered rows of all processes by position.
+    - `positions`, `predicted`: `[n]`, of the readable images: where they stand in the selection, and their classes.
+    """
+
+    store: Store
+    shards: tuple[Shard, ...]
+    names: tuple[str, ...]
+    order: Int[np.ndarray, " n"]
+    positions: Int[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
+
+    def layers(self, kind: str, representation: str) -> Layers:
+        """`features` or `channels` of a representation."""
+        return Layers(self, f"{kind}/{representation}", self.names)
+
+    def read(self, name: str) -> np.ndarray:
+        return runtime.gather(self.store.read(self.shards, name))[self.order]
+
+    def completeness_gap(self, target: str, layer: str) -> float:
+        """Mean |gap| over the mean |change of the target|."""
+        gap, change = self.read(f"gap/{target}/{layer}"), self.read(f"change/{target}")
+        return float(np.mean(np.abs(gap)) / np.mean(np.abs(change)))
+
+
+@dataclass(frozen=True)
+class Layers(Mapping[str, np.ndarray]):
+    """Layer -> `[n, d]`, read from the store (and from all processes) anew whenever it is asked for."""
+
+    features: Features
+    prefix: str
+    names: tuple[str, ...]
+
+    def __getitem__(self, layer: str) -> np.ndarray:
+        if layer not in self.names:
+            raise KeyError(layer)
+        return self.features.read(f"{self.prefix}/{layer}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_features(store: Store, shards: Sequence[Shard], names: tuple[str, ...]) -> Features:
+    """What all processes have put into their stores."""
+    positions = runtime.gather(store.read(shards, "position"))
+    predicted = runtime.gather(store.read(shards, "predicted"))
+    order = np.argsort(positions, kind="stable")
+    return Features(store, tuple(shards), names, order, positions[order], predicted[order])

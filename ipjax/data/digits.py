@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 CANVAS = 32
 NUM_CLASSES = 10
@@ -32,6 +32,17 @@ class Digits:
     images: Float[np.ndarray, "n h w 3"]
     labels: Int[np.ndarray, " n"]
     nuisances: dict[str, Int[np.ndarray, " n"]]
+    shape = (CANVAS, CANVAS, 3)
+    num_classes = NUM_CLASSES
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Float32[np.ndarray, "h w 3"]:
+        return self.images[i]
+
+    def name(self, i: int) -> str:
+        return f"digit {i}"
 
 
 def digits_in_clutter(half: Half, num_images: int, *, seed: int = 0, clutter: float = 1.0) -> Digits:

@@ -1,0 +1,100 @@
+"""Where a run computes: devices and hosts as one mesh, and compiled code that outlives the process.
+
+A batch is spread over the devices of a host on a mesh with the one axis `"data"`, parameters are copied to all of them. Hosts
+work on shards of their own and meet where features are gathered (`gather`) and where pairwise estimators spread the rows of
+their matrices over all devices (`jax.set_mesh(mesh())`). JAX's multi-controller runtime does the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ipjax.taps import Network
+
+AXIS = "data"
+_CPU_BLOCK = 12 * 224 * 224  # pixels x nodes, on all devices that share the CPU: larger blocks are not faster
+_MEMORY_SHARE = 0.6  # of an accelerator's memory, for a block
+
+
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins this process to the others of a run; called on every host, before anything else of JAX.
+
+    On Cloud TPU, Slurm, Open MPI and Kubernetes JAX finds the arguments itself.
+
+    **Raises:** `ValueError` where it cannot.
+    """
+    if (num_processes is None) != (process_id is None):
+        raise ValueError(f"num_processes, process_id: expected both or none, got {num_processes} and {process_id}")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"could not start the distributed run: {error}; outside Cloud TPU, Slurm, Open MPI and Kubernetes give the address "
+            "of the first host with a free port, the number of processes and this one's number, from 0"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes what all share."""
+    return jax.process_index() == 0
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keeps compiled code in a folder, from which later processes take it."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def mesh() -> Mesh:
+    """All devices of all hosts."""
+    return _mesh(jax.devices())
+
+
+def local_mesh() -> Mesh:
+    """The devices of this host."""
+    return _mesh(jax.local_devices())
+
+
+def _mesh(devices: list[Any]) -> Mesh:
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays copied to every device of a mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def gather(rows: np.ndarray) -> np.ndarray:
+    """The rows `[m, ...]` of every process, in the order of the processes; each must call it, and gets all."""
+    if jax.process_count() == 1:
+        return rows
+    counts = np.asarray(multihost_utils.process_allgather(np.asarray(len(rows), np.int32)))
+    padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    every = np.asarray(multihost_utils.process_allgather(padded))
+    return np.concatenate([rows[:count] for rows, count in zip(every, counts, strict=True)])
+
+
+def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_nodes: int) -> tuple[int, int]:
+    """Images and path nodes that a device should evaluate together, for conductances to some targets at once.
+
+    On an accelerator as many as its memory holds: an image at a node takes the activations of every layer and a gradient a
+    target of each (an upper estimate, since compiled code keeps fewer).
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":  # devices of a CPU share its cores and caches
+        size = max(1, _CPU_BLOCK // (image_shape[0] * image_shape[1]) // len(devices))
+        images = min(max(1, 32 // len(devices)), size)
+    else:
+        layers = net.layer_shapes(np.zeros((1, *image_shape), np.float32)).values()
+        image = sum(layer.size * layer.dtype.itemsize for layer in layers) * (1 + num_targets)
+        size = max(1, int(_MEMORY_SHARE * devices[0].memory_stats()["bytes_limit"] / image))
+        images = min(64, size)
+    return images, min(num_nodes, max(1, size // images))

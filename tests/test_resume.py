@@ -1,0 +1,168 @@
+"""Runs that are killed, damaged or stopped, started again: the same bytes as of a run that was left alone."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import ports
+from experiments.resnet_ip import main
+from experiments.runner import Config
+from tests.test_store import on_a_disk_of
+
+RESULTS = ("layers.csv", "channels.csv")
+SMALL = Config(num_images=64, num_steps=1, layers=("avgpool",), shard_size=4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    config = replace(SMALL, compiled=folder / "compiled", out=folder / "whole")
+    began = time.monotonic()
+    _in_process(config).join()
+    cold = time.monotonic() - began
+    assert (config.out / "layers.csv").exists(), cold
+    return config
+
+
+def _in_process(config, function=main):
+    """A process that has imported what the run needs and has computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.runner"])
+    process = context.Process(target=function, args=(config,))
+    process.start()
+    return process
+
+
+def _same_results(one, other):
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
+
+
+def _kill_and_resume(whole, folder, times, seed):
+    """Kills a run and its restarts at random moments, until it has been killed so often; the last one is left to end."""
+    began = time.monotonic()
+    _in_process(replace(whole, out=folder / "timed")).join()
+    usual, rng, differences = time.monotonic() - began, random.Random(seed), 0
+    for i in range(times):
+        config = replace(whole, out=folder / f"run{i}")
+        process = _in_process(config)
+        process.join(rng.uniform(0, usual))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        resumed = _in_process(config)
+        resumed.join()
+        assert resumed.exitcode == 0
+        assert not list((config.out / "features").glob(".*"))
+        differences += not _same_results(whole.out, config.out)
+    return differences
+
+
+def test_killed_and_resumed_runs_end_with_the_same_bytes(whole, tmp_path):
+    assert _kill_and_resume(whole, tmp_path, 4, seed=0) == 0
+
+
+@pytest.mark.slow
+def test_fifty_kills(whole, tmp_path):
+    assert _kill_and_resume(whole, tmp_path, 50, seed=1) == 0
+
+
+def test_goes_on_with_the_shards_that_are_there(whole, tmp_path, capfd):
+    config = replace(whole, out=tmp_path / "run")
+    main(config)
+    kept = sorted((config.out / "features").iterdir())
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    kept[3].unlink()
+    damaged = kept[5].read_bytes()
+    kept[5].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    capfd.readouterr()
+    main(config)
+    shown = " ".join(capfd.readouterr().err.split())
+    assert f"{kept[5].name} was damaged and is computed again" in shown.replace("- ", "-")
+    assert "14 of 16 shards are there already" in shown
+    assert {path for path in kept if path.stat().st_mtime_ns != times[path]} == {kept[3], kept[5]}
+    assert _same_results(whole.out, config.out)
+
+
+def test_weights_that_changed_under_their_name_are_refused(tmp_path):
+    weights = tmp_path / "mine.safetensors"
+
+    def write(seed):
+        save_file(ports.export(ports.load("resnet18", "random", width=4, num_classes=10, seed=seed)), weights)
+
+    write(0)
+    config = replace(SMALL, network="resnet18", weights=str(weights), out=tmp_path / "run")
+    main(config)
+    before = (config.out / "layers.csv").read_bytes()
+    write(1)
+    with pytest.raises(ValueError, match="computed with other settings .weights was '"):
+        main(config)
+    assert (config.out / "layers.csv").read_bytes() == before
+
+
+def test_full_disk_keeps_the_finished_shards(whole, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from experiments.resnet_ip import main; from tests.test_resume import SMALL\n"
+        f"config = replace(SMALL, compiled=Path({str(whole.compiled)!r}), out=Path(sys.argv[1]) / 'run')\n"
+        "try: main(config)\n"
+        "except OSError as error: print(error)\n"
+        "shards = list((config.out / 'features').iterdir())\n"
+        "assert shards and not any(path.name.startswith('.') for path in shards), shards\n"
+        f"import shutil; shutil.copytree(config.out, {str(tmp_path / 'moved')!r})\n"
+    )
+    (tmp_path / "disk").mkdir()
+    done = on_a_disk_of("300k", tmp_path / "disk", [sys.executable, "-c", code, str(tmp_path / "disk")])
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device; finished shards are kept" in done.stdout
+    moved = tmp_path / "moved"
+    assert len(list((moved / "features").iterdir())) < 16
+    main(replace(whole, out=moved))
+    assert _same_results(whole.out, moved)
+
+
+def _folder_of_images(path, num_classes, per_class, unreadable):
+    rng = np.random.default_rng(0)
+    for c in range(num_classes):
+        (path / f"class{c}").mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.integers(0, 256, (40, 36, 3), np.uint8)
+            pixels[: 4 * c + 4] //= 4
+            Image.fromarray(pixels).save(path / f"class{c}" / f"{i}.jpg")
+    for i in range(unreadable):
+        bad = path / f"class{i}" / f"{i}.jpg"
+        bad.write_bytes(bad.read_bytes()[:200])
+
+
+def test_unreadable_images_are_left_out_and_named(tmp_path):
+    _folder_of_images(tmp_path / "images", 4, 50, unreadable=2)
+    config = replace(SMALL, data=str(tmp_path / "images"), num_images=None, shard_size=64, out=tmp_path / "run")
+    main(config)
+    environment = json.loads((config.out / "environment.json").read_text())
+    assert len(environment["unreadable"]) == 2
+    assert all(f"{i}.jpg" in reason for i, reason in enumerate(environment["unreadable"]))
+    rows = (config.out / "layers.csv").read_text().splitlines()
+    at = rows[0].split(",").index("num_samples")
+    assert {row.split(",")[at] for row in rows[1:]} == {"198"}
+    before = (config.out / "layers.csv").read_bytes()
+    main(config)  # nothing is read anew; the images left out are known
+    assert json.loads((config.out / "environment.json").read_text())["unreadable"] == environment["unreadable"]
+    assert (config.out / "layers.csv").read_bytes() == before
+
+
+def test_more_than_a_hundredth_unreadable_stops_the_run(tmp_path):
+    _folder_of_images(tmp_path / "images", 4, 50, unreadable=3)
+    config = replace(SMALL, data=str(tmp_path / "images"), num_images=None, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"3 images cannot be read, more than 1% of 200: .*0.jpg"):
+        main(config)
+    assert not (Path(config.out) / "layers.csv").exists()
