@@ -41,7 +41,7 @@ def main(config: Config) -> Path:
     configured, split = SPLITS[config.name]
     builder = open_builder(configured, config.data_dir)
     folder = Path(builder.data_path)
-    if builder.is_prepared():
+    if builder.info.splits:
         if split not in builder.info.splits:
             found = ", ".join(builder.info.splits)
             raise ValueError(f"{folder}: expected the split {split}, found {found}; delete this folder and prepare again")

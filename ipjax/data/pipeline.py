@@ -8,7 +8,7 @@ every image and a mask of those that are real. Each host is given its own index 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -94,7 +94,7 @@ def _shares(sizes: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarr
 
 def batches(
     images: Images, index: Sequence[int] | Int[np.ndarray, " n"], batch_size: int, *, num_workers: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The images at `index`, in that order, in batches of one size, about two batches of them read ahead.
 
     **Arguments:**
@@ -118,7 +118,7 @@ def batches(
 _Read = tuple[np.ndarray | None, str | None]  # the image; why there is none
 
 
-def _batches(images: Images, index: np.ndarray, batch_size: int, num_workers: int) -> Iterator[Batch]:
+def _batches(images: Images, index: np.ndarray, batch_size: int, num_workers: int) -> Generator[Batch, None, None]:
     fill = -len(index) % batch_size
     index = np.concatenate([index, np.full(fill, -1)])
     if len(index) == 0:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -89,7 +88,7 @@ def open_tfds(
         prepare += f" --data-dir {os.fspath(data_dir)}"
     if name == "imagenet2012":
         prepare += " --manual-dir FOLDER_OF_THE_TARS"
-    if not builder.is_prepared():
+    if not builder.info.splits:  # what is_prepared asks, without its warning
         raise FileNotFoundError(f"{name}: expected it prepared in {builder.data_path}, found nothing; prepare it: {prepare}")
     if split not in builder.info.splits:
         found = ", ".join(builder.info.splits)
@@ -111,18 +110,17 @@ def open_builder(configured: str, data_dir: str | os.PathLike[str] | None):
     from tensorflow_datasets.core import constants
 
     folder = None if data_dir is None else os.path.expanduser(data_dir)
-    with _quiet():
-        try:
-            return tfds.builder(configured, data_dir=folder, file_format="array_record")
-        except ValueError as error:
-            if "File format" not in str(error):
-                raise
-            name = configured.split("/")[0]
-            at = os.path.join(folder or str(constants.DATA_DIR), configured)
-            raise ValueError(
-                f"{name}: expected array_record files in {at}, found another file format ({str(error).splitlines()[0]}). Keep "
-                f"them, and prepare the data set in another folder: python -m experiments.prepare_data {name} --data-dir FOLDER"
-            ) from error
+    try:
+        return tfds.builder(configured, data_dir=folder, file_format="array_record")
+    except ValueError as error:
+        if "File format" not in str(error):
+            raise
+        name = configured.split("/")[0]
+        at = os.path.join(folder or str(constants.DATA_DIR), configured)
+        raise ValueError(
+            f"{name}: expected array_record files in {at}, found another file format ({str(error).splitlines()[0]}). Keep "
+            f"them, and prepare the data set in another folder: python -m experiments.prepare_data {name} --data-dir FOLDER"
+        ) from error
 
 
 def _record(source: Any, i: int, split: str) -> dict[str, Any]:
@@ -130,16 +128,3 @@ def _record(source: Any, i: int, split: str) -> dict[str, Any]:
         return source[i]
     except RuntimeError as error:  # ArrayRecord's, for files that are missing, cut short or damaged
         raise OSError(f"{split}, record {i}: damaged files ({error}); delete them and prepare the data set again") from error
-
-
-@contextmanager
-def _quiet():
-    """TFDS warns of every folder in which it finds nothing."""
-    from absl import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
