@@ -71,7 +71,8 @@ def test_the_list_of_wnids():
     wnids = imagenet_wnids()
     assert len(set(wnids)) == 1000
     assert list(wnids) == sorted(wnids)  # torchvision's order
-    code = "from ipjax.data.folder import *; imagenet_wnids(); import sys; print([m for m in sys.modules if m[:10] == 'tensorflow'])"
+    code = "from ipjax.data import folder; folder.imagenet_wnids(); "
+    code += "import sys; print([m for m in sys.modules if m[:10] == 'tensorflow'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
