@@ -222,6 +222,10 @@ def test_halves_of_pairs_of_a_class_are_not_taken_for_labels_that_are_all_differ
 
 
 def test_labels_that_happen_to_be_all_different_are_known_to_be():
-    for y in (checked_labels(np.arange(N) * 3), checked(NORMAL, Labels(np.arange(N), N + 1))[1], Labels.unique(N)[np.arange(9)]):
+    for y in (
+        checked_labels(np.arange(N) * 3),
+        checked(NORMAL, Labels(np.arange(N), N + 1))[1],
+        Labels.unique(N)[np.arange(9)],
+    ):
         assert y.distinct
     assert not checked_labels(Y).distinct
