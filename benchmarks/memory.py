@@ -79,7 +79,7 @@ def main(config: Config) -> None:
     for name, estimator in FOR_LABELS.items():
         _print(f"{name}, labels", estimator, features, Labels(index, config.num_classes))  # pyright: ignore[reportArgumentType]
     for name in OF_INPUT:
-        _print(f"{name}, own labels", FOR_LABELS[name], features, Labels(index, n))  # pyright: ignore[reportArgumentType]
+        _print(f"{name}, own labels", FOR_LABELS[name], features, Labels(index, n, distinct=True))  # pyright: ignore[reportArgumentType]
     for name, estimator in FOR_FEATURES.items():
         _print(f"{name}, floating y", estimator, features, features)
 

@@ -128,8 +128,7 @@ class _Marked:
     def __call__(self, params: Any, x: Any, tap: Tap) -> Array:
         params, x = jax.tree.map(jnp.asarray, (params, x))
         leaves = jax.tree.leaves((params, x))
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, x))
-        program = _call.trace(self, *shapes).jaxpr
+        program = _call.trace(self, params, x).jaxpr  # of these values: inside jax.shard_map they vary over its devices
         batch = jax.tree.leaves(x)[0].shape[:1]
         calls = Counter(["input"])
 

@@ -86,7 +86,7 @@ def assess_checked(
     """`assess` of what `ipjax.estimators.base.checked` returned; the same key draws the same halves for any x and y."""
     if len(x) < 4 and num_subsamples:
         raise ValueError(f"samples: expected at least 4 to draw halves from, got {len(x)}; pass num_subsamples=0 for fewer")
-    if isinstance(y, Labels) and y.num_classes == len(y):
+    if isinstance(y, Labels) and y.distinct:
         num_null = 0
     measured = _measure(estimator, x, y, key, num_null, num_subsamples)
     estimate, nulls, halves = jax.device_get(measured)
@@ -166,7 +166,7 @@ def _measure(
 def _of_data(x: Array, y: Labels | Array, estimator: Any) -> list[str]:
     """What the sample itself, and the estimator's own look at it, gives to object to."""
     found = []
-    if isinstance(y, Labels) and y.num_classes < len(y) and (few := few_per_class(y.values)):
+    if isinstance(y, Labels) and not y.distinct and (few := few_per_class(y.values)):
         found.append(f"{len(few)} of {y.num_classes} classes have fewer than {_MIN_PER_CLASS} samples")
     if isinstance(y, Labels) and y.num_classes == 1:
         found.append("one class only")

@@ -51,7 +51,7 @@ def label_information(features: ArrayLike, labels: ArrayLike, num_neighbors: int
         raise ValueError(f"samples: expected as many features as labels, got {n} and {len(y)}")
     if not 1 <= num_neighbors < n:
         raise ValueError(f"num_neighbors: expected from 1 to {n - 1}, one less than the samples, got {num_neighbors}")
-    if y.num_classes == n:
+    if y.distinct:
         raise ValueError("labels: all are different, so no sample has a neighbour in its class; expected classes that repeat")
     values = np.asarray(y.values)
     sizes = np.bincount(values)

@@ -207,9 +207,10 @@ def _layer_conductance(
 ) -> ByLayer:
     objective = _objective(net, x, weights, choice)
     direction = jax.tree.map(jnp.subtract, x, baseline)
+    axes = _varying_axes(net, x, baseline, weights)
 
     def node(a: Array) -> tuple[ByLayer, ByLayer]:
-        return _at_least_single(_gradients_and_activations(net, _point(baseline, direction, a), names, objective))
+        return _at_least_single(_gradients_and_activations(net, _point(baseline, direction, a), names, objective, axes))
 
     def rate(a: Array) -> ByLayer:
         def activations(a: Array) -> ByLayer:
@@ -244,7 +245,7 @@ def _layer_conductance(
         coefficients, first, body = jnp.asarray(quadrature.weights, dtype), None, tangent
     else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
         coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
-        zeros = jax.tree.map(jnp.zeros_like, _at_least_single(_activations(net, x, names)))
+        zeros = _zeros(_at_least_single(_activations(net, x, names)), axes)
         first = (zeros, zeros)
 
     def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
@@ -252,10 +253,7 @@ def _layer_conductance(
         state, part = body(state, at)
         return (state, jax.tree.map(jnp.add, total, _read(readout, part))), None
 
-    total = jax.tree.map(
-        lambda like: jnp.zeros(like.shape, like.dtype),
-        jax.eval_shape(lambda: _read(readout, _at_least_single(_activations(net, x, names)))),
-    )
+    total = _zeros(jax.eval_shape(lambda: _read(readout, _at_least_single(_activations(net, x, names)))), axes)
     (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
     return total
 
@@ -275,10 +273,11 @@ def _neuron_conductance(
     objective = _objective(net, x, weights, choice)
     direction = jax.tree.map(jnp.subtract, x, baseline)
     place = (slice(None), *index)
+    axes = _varying_axes(net, x, baseline, weights)
 
     def node(a: Array) -> Input:
         point = _point(baseline, direction, a)
-        gradients, _ = _gradients_and_activations(net, point, (name,), objective)
+        gradients, _ = _gradients_and_activations(net, point, (name,), objective, axes)
         gradient = jax.lax.stop_gradient(gradients[name][place])
         return jax.grad(lambda x: jnp.sum(gradient * _activations(net, x, (name,))[name][place]))(point)
 
@@ -292,7 +291,7 @@ def _neuron_conductance(
 
     dtype = _precision(x)
     nodes, node_weights = jnp.asarray(quadrature.nodes, dtype), jnp.asarray(quadrature.weights, dtype)
-    total, _ = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, x), _in_chunks(nodes, node_weights, chunk))
+    total, _ = jax.lax.scan(accumulate, _zeros(x, axes), _in_chunks(nodes, node_weights, chunk))
     return jax.tree.map(jnp.multiply, total, direction)
 
 
@@ -310,7 +309,7 @@ def _target_change(net: Network, x: Input, baseline: Input, weights: Array | Non
 
 
 def _gradients_and_activations(
-    net: Network, x: Input, names: tuple[str, ...], objective: Callable[[Array], Array]
+    net: Network, x: Input, names: tuple[str, ...], objective: Callable[[Array], Array], axes: frozenset[str]
 ) -> tuple[ByLayer, ByLayer]:
     """dF/dh and h of the named layers at x: the gradient with respect to an offset added at each layer."""
 
@@ -326,8 +325,18 @@ def _gradients_and_activations(
         return jnp.sum(objective(net.run(x, tap))), values  # images do not mix, so the sum's gradient is each image's
 
     shapes = net.layer_shapes(x)
-    offsets = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
-    return jax.grad(total, has_aux=True)(offsets)
+    return jax.grad(total, has_aux=True)(_zeros({name: shapes[name] for name in names}, axes))
+
+
+def _varying_axes(*values: Any) -> frozenset[str]:
+    """The mesh axes along which some of these differ between devices: those of a `jax.shard_map` around, else none."""
+    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(values)))
+
+
+def _zeros(like: Any, axes: frozenset[str]) -> Any:
+    """Zeros of these shapes that vary along mesh axes. Made plainly in the body of a `jax.shard_map` they count as the same on all
+    devices, and then a gradient with respect to them is summed over devices, silently."""
+    return jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), tuple(axes), to="varying"), like)
 
 
 def _activations(net: Network, x: Input, names: tuple[str, ...]) -> ByLayer:

@@ -1,13 +1,15 @@
 """What stands beside an estimate: null, p-value, interval, extrapolation, warnings."""
 
 import chex
+import jax
 import numpy as np
 import pytest
+from test_estimators import ESTIMATORS, FOLDED, LABELLED
 
 from ipjax import assess, measure_plane, mutual_information
 from ipjax.assessment import few_per_class, spread
 from ipjax.estimators import KDE, KSG, Binned, Labels, Projected, Ross
-from ipjax.estimators.base import pytree_settings
+from ipjax.estimators.base import checked, checked_labels, pytree_settings
 
 N, CLASSES = 120, 4
 Y = np.arange(N) % CLASSES
@@ -201,3 +203,29 @@ def test_halves_without_anything_that_varies_give_0():
 def test_an_estimator_is_an_object(estimator):
     with pytest.raises(ValueError, match=r"expected an object such as KDE\(\)"):
         assess(classes(), Y, estimator)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_halves_of_pairs_of_a_class_are_not_taken_for_labels_that_are_all_different(name):
+    x, y = NORMAL[:, :3], np.arange(N) % (N // 2)
+    estimator, key = ESTIMATORS[name], jax.random.key(0)
+    record = assess(x, y, estimator, num_null=1, num_subsamples=2)
+    _, half_key, own_key = jax.random.split(key, 3)
+    halves = [jax.random.permutation(k, N)[: N // 2] for k in jax.random.split(half_key, 2)]
+    x, labels = checked(x, y)
+    assert all(len(np.unique(y[half])) < N // 2 == labels.num_classes for half in halves)
+    # As the labels count that occur: without gaps, which draw the folds and the critics of other classes.
+    there = [labels[half] if name in FOLDED else checked_labels(y[half]) for half in halves]
+    expected = [estimator(x[half], of_half, own_key).value for half, of_half in zip(halves, there, strict=True)]
+    chex.assert_trees_all_close(record["subsamples"], tuple(map(float, expected)), atol=1e-4)
+    assert record["null"] is not None
+
+
+def test_labels_that_happen_to_be_all_different_are_known_to_be():
+    for y in (
+        checked_labels(np.arange(N) * 3),
+        checked(NORMAL, Labels(np.arange(N), N + 1))[1],
+        Labels.unique(N)[np.arange(9)],
+    ):
+        assert y.distinct
+    assert not checked_labels(Y).distinct

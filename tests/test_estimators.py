@@ -501,7 +501,7 @@ def test_bfloat16_features_are_floating():
         (Labels(Y, 3), "Labels: expected values from 0 to 2, got 0 to 3"),
         (Labels(Y - 1, 4), "got -1 to 2"),
         (Labels(Y.astype(float), 4), "Labels: expected integers"),
-        (Labels(Y, 120), "say that all labels differ, but some are equal"),
+        (Labels(Y, 4, distinct=True), "says that all labels differ, but some are equal"),
     ],
 )
 def test_labels_that_do_not_keep_their_word(labels, match):

@@ -18,7 +18,7 @@ CASES = [
     (f"{name}, {kind}", estimator, y)
     for kind, y, estimators in (
         ("labels", Labels(INDEX, 10), FOR_LABELS),
-        ("own labels", Labels(INDEX, N), {name: FOR_LABELS[name] for name in OF_INPUT}),
+        ("own labels", Labels(INDEX, N, distinct=True), {name: FOR_LABELS[name] for name in OF_INPUT}),
         ("floating y", FEATURES, FOR_FEATURES),
     )
     for name, estimator in estimators.items()

@@ -9,7 +9,7 @@ sample as a label of its own, `Labels.unique(n)`: what the features tell about w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
@@ -49,21 +49,27 @@ def pytree_settings(cls: type[_T]) -> type[_T]:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Labels:
-    """Integer labels `values` [n] from 0 to `num_classes` - 1."""
+    """Integer labels `values` [n] from 0 to `num_classes` - 1.
+
+    `distinct` says that all differ: every sample is a class of its own. As many classes as samples do not say so: half a sample
+    keeps the number of classes of the whole.
+    """
 
     values: Int[Array, " n"]
     num_classes: int = field(metadata={"static": True})
+    distinct: bool = field(default=False, metadata={"static": True})
 
     @staticmethod
     def unique(n: int) -> Labels:
         """Every sample its own class."""
-        return Labels(jnp.arange(n), n)
+        return Labels(jnp.arange(n), n, distinct=True)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: Array) -> Labels:
-        return Labels(self.values[index], self.num_classes)
+        """Of some samples, each at most once."""
+        return replace(self, values=self.values[index])
 
     def counts(self) -> Float[Array, " classes"]:
         return jnp.zeros(self.num_classes).at[self.values].add(1.0)
@@ -135,7 +141,7 @@ def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Ar
     """Both sides as arrays that an estimator takes; raises what `mutual_information` raises."""
     x = _checked_features(x, what)
     if isinstance(y, Labels):
-        _check_labels(y)
+        y = _checked_own(y)
     elif np.ndim(y) == 2 and not isinstance(y, Tracer) and jnp.issubdtype(np.asarray(y).dtype, jnp.floating):
         y = _checked_features(y, "y")
     else:
@@ -145,16 +151,18 @@ def checked(x: ArrayLike, y: ArrayLike | Labels, *, what: str = "x") -> tuple[Ar
     return x, y
 
 
-def _check_labels(y: Labels) -> None:
+def _checked_own(y: Labels) -> Labels:
     if isinstance(y.values, Tracer):
-        return
+        return y
     values = np.asarray(y.values)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"Labels: expected integers [samples], got {values.dtype} of shape {list(values.shape)}")
     if len(values) and not 0 <= values.min() <= values.max() < y.num_classes:
         raise ValueError(f"Labels: expected values from 0 to {y.num_classes - 1}, got {values.min()} to {values.max()}")
-    if y.num_classes == len(values) > len(np.unique(values)):
-        raise ValueError(f"Labels: {y.num_classes} classes of as many samples say that all labels differ, but some are equal")
+    distinct = len(np.unique(values)) == len(values)
+    if y.distinct and not distinct:
+        raise ValueError("Labels: distinct says that all labels differ, but some are equal; leave it out")
+    return replace(y, distinct=distinct)
 
 
 def check_positive(**values: Any) -> None:
@@ -232,7 +240,7 @@ def checked_labels(y: ArrayLike, what: str = "y") -> Labels:
     if len(array) and array.min() < 0:
         raise ValueError(f"{what}: expected labels from 0 on, got {array.min()}")
     classes, values = np.unique(array, return_inverse=True)
-    return Labels(jnp.asarray(values, jnp.int32), len(classes))
+    return Labels(jnp.asarray(values, jnp.int32), len(classes), distinct=len(classes) == len(array))
 
 
 def some_samples(n: int, most: int) -> np.ndarray:

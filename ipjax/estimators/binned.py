@@ -80,11 +80,10 @@ def _by_layer(x_codes: Int[Array, "n dx"], y_codes: Int[Array, "n dy"]) -> tuple
 
 def _by_unit(x_codes: Int[Array, "n d"], y: Labels, num_bins: int) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """The same of each feature's codes and the labels."""
-    alone = y.num_classes == len(y)  # every sample its own label: the joint cells are the samples
 
     def of_unit(cells: Int[Array, " n"]) -> tuple[Array, Array]:
         of_x = jnp.zeros(num_bins).at[cells].add(1.0)
-        joint = y.counts() if alone else jnp.zeros((num_bins, y.num_classes)).at[cells, y.values].add(1.0)
+        joint = y.counts() if y.distinct else jnp.zeros((num_bins, y.num_classes)).at[cells, y.values].add(1.0)
         return _information(of_x, y.counts(), joint.ravel())
 
     return jax.lax.map(of_unit, x_codes.T)

@@ -11,6 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings, some_samples
@@ -144,10 +146,23 @@ def squared_distances(x: Float[Array, "n d"], rows: Int[Array, " m"]) -> Float[A
 def by_rows(function, n: int) -> tuple[Array, ...]:
     """`function(row indices) -> arrays [..., rows]` over all n rows in blocks, joined along the last axis.
 
-    Gradients compute a block again instead of holding all of them.
+    Gradients compute a block again instead of holding all of them. Under `jax.set_mesh` of a mesh with an (auto) axis "data"
+    the rows of a block are spread over its devices, each of which holds all samples; the result is the same on all.
     """
-    blocks = math.ceil(n / _ROWS)
-    size = math.ceil(n / blocks)
+    devices = _data_devices()
+    blocks = math.ceil(n / (devices * _ROWS))
+    size = math.ceil(n / (devices * blocks)) * devices
     index = jnp.minimum(jnp.arange(blocks * size), n - 1).reshape(blocks, size)
+    if devices > 1:
+        index = jax.lax.with_sharding_constraint(index, P(None, "data"))
     values = jax.lax.map(jax.checkpoint(function), index)
+    if devices > 1:  # sums over all rows then run in the same order everywhere
+        values = jax.lax.with_sharding_constraint(values, P())
     return jax.tree.map(lambda v: jnp.moveaxis(v, 0, -2).reshape(*v.shape[1:-1], -1)[..., :n], values)
+
+
+def _data_devices() -> int:
+    """Devices along the axis "data" of the mesh around; 1 where there is none, or inside a `jax.shard_map` over it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return mesh.shape["data"] if axes.get("data") == AxisType.Auto else 1

@@ -52,7 +52,7 @@ class Probe:
     def __call__(self, x: Float[Array, "n d"], y: Labels | Array, key: Array) -> Estimate:
         if not isinstance(y, Labels):
             raise ValueError("Probe: expected integer labels [n], got floating y; use KDE or Binned for continuous y")
-        if y.num_classes == len(y):
+        if y.distinct:
             raise ValueError(
                 "Probe: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)"
             )

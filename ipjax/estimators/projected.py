@@ -47,7 +47,7 @@ class Projected:
         if self.num_components > half:
             raise ValueError(f"num_components: expected at most half the {len(x)} samples, got {self.num_components}")
         order = jax.random.permutation(key, len(x))
-        if isinstance(y, Labels) and y.num_classes < len(y):
+        if isinstance(y, Labels) and not y.distinct:
             order = order[jnp.argsort(y.values[order])]  # every other sample of each class
         order = order[: 2 * half].reshape(half, 2).T
 
@@ -56,7 +56,7 @@ class Projected:
             if not isinstance(y, Labels):
                 of_y = project(y)[judge]
             else:
-                of_y = Labels.unique(half) if y.num_classes == len(y) else y[judge]
+                of_y = Labels.unique(half) if y.distinct else y[judge]
             return self.estimator(project(x)[judge], of_y, own_key)
 
         halves = jax.lax.map(lambda pair: judged(*pair), (order, order[::-1]))

@@ -55,7 +55,7 @@ class Ross:
         n, k = len(x), self.num_neighbors
         if not isinstance(y, Labels):
             raise ValueError("Ross: expected integer labels [n], got floating y; use KSG for continuous y")
-        if y.num_classes == n:
+        if y.distinct:
             raise ValueError("Ross: every sample has a label of its own, so none has a neighbour; use KDE for I(X; C)")
         if k >= n:
             raise ValueError(

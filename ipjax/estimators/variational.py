@@ -184,7 +184,7 @@ def _cross_fitted(
             f"{name}: expected at least {2 * num_folds} samples, 2 in each of {num_folds} folds, got {n}; "
             "use more samples, or KDE or GaussianChannel"
         )
-    if isinstance(y, Labels) and y.num_classes == n:
+    if isinstance(y, Labels) and y.distinct:
         raise ValueError(f"{name}: every sample has a label of its own, so none can be held out; use KDE or Binned for I(X; C)")
     fold_key, train_key = jax.random.split(key)
     classes = y.values if isinstance(y, Labels) else jnp.zeros(n, jnp.int32)
