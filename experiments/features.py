@@ -101,8 +101,7 @@ class Extraction:
 
     def _on_devices(self, function: Callable[..., Any], specs: tuple[P, ...]) -> Callable[..., Any]:
         """The function with the network whole and the images spread over the host's devices."""
-        out = P("data")
-        return jax.shard_map(function, mesh=self.mesh, in_specs=(P(), *specs), out_specs=out, check_vma=False)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(P(), *specs), out_specs=P("data"))
 
     def _in_blocks(
         self,

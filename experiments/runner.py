@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -153,7 +153,7 @@ def run(experiment: str, config: Config) -> Path:
         _write_json(out / "environment.json", _environment(config) | {"accuracy": accuracy} | found)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
-    with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"), _over_all_devices():
+    with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
         plane, profile = _measure_layers(features, labels, nuisances, config)
         channels = _measure_channels(features, labels, config)
     plane = _with_leakage(_with_efficiency(plane, features.completeness_gap))
@@ -253,13 +253,13 @@ def _extract(
     index = np.full((len(missing), config.shard_size), -1)
     for row, shard in zip(index, missing, strict=True):
         row[: shard.stop - shard.start] = data.index[shard.start : shard.stop]
-    read = batches(data.images, index.ravel(), config.shard_size, num_workers=config.num_workers)
     began, waited = time.monotonic(), 0.0
-    with progress("images", sum(shard.stop - shard.start for shard in own)) as advance:
+    images = batches(data.images, index.ravel(), config.shard_size, num_workers=config.num_workers)
+    with closing(images), progress("images", sum(shard.stop - shard.start for shard in own)) as advance:
         advance(sum(shard.stop - shard.start for shard in own if shard not in missing))
         for shard in missing:
             asked = time.monotonic()
-            batch = next(read)
+            batch = next(images)
             waited += time.monotonic() - asked
             for reason in batch.unreadable.values():
                 warn(f"left out: {reason}")
@@ -326,9 +326,10 @@ def _measure_layers(
             common: dict[str, Any] = {"representation": representation, "seed": config.seed, "track": track}
             common["nuisances"] = None if compared else nuisances
             about_input = None if compared else kde
-            records += ipjax.measure_plane(
-                values, labels, input_information=about_input, label_information=kde, **common
-            ).records
+            with _over_all_devices():
+                records += ipjax.measure_plane(
+                    values, labels, input_information=about_input, label_information=kde, **common
+                ).records
             records += ipjax.measure_plane(
                 values,
                 labels,
@@ -339,9 +340,10 @@ def _measure_layers(
                 **common,
             ).records
             if not compared:
-                profile += ipjax.profile(
-                    values, labels, kde, "noise", NOISES, representation=representation, track=track
-                ).records
+                with _over_all_devices():
+                    profile += ipjax.profile(
+                        values, labels, kde, "noise", NOISES, representation=representation, track=track
+                    ).records
     return ipjax.InformationPlane(tuple(records)), ipjax.InformationPlane(tuple(profile))
 
 

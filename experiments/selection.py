@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from experiments.console import progress
 from ipjax.data import digits, folder, tfds
 from ipjax.data.pipeline import Images, stratified
 from ipjax.data.preprocessing import Preprocessing
@@ -57,12 +59,12 @@ def select(
         num_images = digits.NUM_TEST if num_images is None else num_images
         drawn = digits.digits_in_clutter("test", num_images, seed=seed, clutter=clutter)
         return Selection(drawn, np.arange(num_images), drawn.nuisances, {"data": data, "clutter": clutter})
-    if data in tfds.NAMES:
-        images = tfds.open_tfds(data, preprocessing, data_dir)
+    if data in tfds.SPLITS:
+        images = _open_tfds(data, preprocessing, data_dir)
     elif Path(data).is_dir():
         images = folder.open_folder(data, preprocessing)
     else:
-        raise ValueError(f"data: expected digits, {', '.join(tfds.NAMES)} or a folder of images, got {data!r}")
+        raise ValueError(f"data: expected digits, {', '.join(tfds.SPLITS)} or a folder of images, got {data!r}")
     num_images = min(len(images), MOST) if num_images is None else num_images
     index = stratified(images.labels, num_images, min_per_class=min_per_class, seed=seed)
     digest = hashlib.sha256()
@@ -70,6 +72,17 @@ def select(
         digest.update(f"{images.name(i)}\n{images.labels[i]}\n".encode())
     settings = {"data": data, "preprocessing": asdict(preprocessing), "images": digest.hexdigest()}
     return Selection(images, index, {}, settings)
+
+
+def _open_tfds(data: str, preprocessing: Preprocessing, data_dir: Path | None) -> Images:
+    with progress("labels", 1) as advance:
+
+        def track(records: Sequence[int]) -> Iterator[int]:
+            for record in records:
+                yield record
+                advance(1 / len(records))
+
+        return tfds.open_tfds(data, preprocessing, data_dir, track=track)
 
 
 def preprocessing_of(network: str, weights: str, resize: int | None, crop: int | None) -> Preprocessing:

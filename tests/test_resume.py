@@ -69,7 +69,7 @@ def _kill_and_resume(whole, folder, times, seed):
 
 
 def test_killed_and_resumed_runs_end_with_the_same_bytes(whole, tmp_path):
-    assert _kill_and_resume(whole, tmp_path, 4, seed=0) == 0
+    assert _kill_and_resume(whole, tmp_path, 2, seed=0) == 0
 
 
 @pytest.mark.slow
@@ -87,9 +87,9 @@ def test_goes_on_with_the_shards_that_are_there(whole, tmp_path, capfd):
     kept[5].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
     capfd.readouterr()
     main(config)
-    shown = " ".join(capfd.readouterr().err.split())
-    assert f"{kept[5].name} was damaged and is computed again" in shown.replace("- ", "-")
-    assert "14 of 16 shards are there already" in shown
+    shown = "".join(capfd.readouterr().err.split())
+    assert f"{kept[5].name}wasdamagedandiscomputedagain" in shown
+    assert "14of16shardsaretherealready" in shown
     assert {path for path in kept if path.stat().st_mtime_ns != times[path]} == {kept[3], kept[5]}
     assert _same_results(whole.out, config.out)
 
@@ -105,7 +105,7 @@ def test_weights_that_changed_under_their_name_are_refused(tmp_path):
     main(config)
     before = (config.out / "layers.csv").read_bytes()
     write(1)
-    with pytest.raises(ValueError, match="computed with other settings .weights was '"):
+    with pytest.raises(ValueError, match=r"computed with other settings \(weights was '"):
         main(config)
     assert (config.out / "layers.csv").read_bytes() == before
 

@@ -7,7 +7,7 @@ TensorFlow is touched; `python -m experiments.prepare_data` prepares the files.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ SPLITS = {  # name -> name with its configuration in TFDS, split
     "imagenette": ("imagenette/full-size-v2", "validation"),
 }
 
-Track = Callable[[Iterable[int]], Iterable[int]]
+Track = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
