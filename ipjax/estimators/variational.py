@@ -33,11 +33,12 @@ _MOST_SCORED = 1024  # samples a block of held-out scores
 class Critic:
     """f(x, y) = g(x) · h(y), both small networks, and how they are trained: the settings that the estimators here share.
 
-    Separable, so that the batch² pairs of a batch cost 2 x batch passes. Labels are one-hot, features are
-    standardised and go through arsinh: a strictly monotone map of single features keeps the information, and without it a
-    few far samples of heavy tails rule the critic. Of `num_folds` equal, label-balanced folds (up to `num_folds` - 1 samples are left out) one is held out in turn, the next
-    one chooses among the parameters of every 20th step, from the useless critic f = 0 on, and the others train. An estimate is
-    the mean over the held-out folds: no sample is scored by a critic that saw it or was chosen by it.
+    Separable, so that the batch² pairs of a batch cost 2 x batch passes. Labels are one-hot, features are standardised and
+    go through arsinh: a strictly monotone map of single features keeps the information, and without it a few far samples of
+    heavy tails rule the critic. Of `num_folds` equal, label-balanced folds (up to `num_folds` - 1 samples are left out) one
+    is held out in turn, the next one chooses among the parameters of every 20th step, from the useless critic f = 0 on, and
+    the others train. An estimate is the mean over the held-out folds: no sample is scored by a critic that saw it or was
+    chosen by it.
 
     **Settings:**
 
