@@ -53,11 +53,9 @@ class Projected:
 
         def judged(fit: Array, judge: Array) -> Estimate:
             project = partial(_project, fit=fit, count=self.num_components)
-            if not isinstance(y, Labels):
-                of_y = project(y)[judge]
-            else:
-                of_y = Labels.unique(half) if y.distinct else y[judge]
-            return self.estimator(project(x)[judge], of_y, own_key)
+            if isinstance(y, Labels):
+                return self.estimator(project(x)[judge], y[judge], own_key)
+            return self.estimator(project(x)[judge], project(y)[judge], own_key)
 
         halves = jax.lax.map(lambda pair: judged(*pair), (order, order[::-1]))
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), halves)
