@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,20 @@ def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
         bar.update(task, completed=total)  # parts of one need not sum up to it
+
+
+@contextmanager
+def errors_shown(*, stopped: str) -> Iterator[None]:
+    """Ends the program with a message, and no traceback, for an error that the user can mend or an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; {stopped}")
+        sys.exit(130)
+    except (ValueError, KeyError, OSError) as error:
+        console.print("error:", style="bold red", end=" ")
+        say(error.args[0] if isinstance(error, KeyError) else str(error))
+        sys.exit(2)
 
 
 def say(message: str) -> None:

@@ -11,18 +11,15 @@ are downloaded. A preparation that was interrupted is started again by the same 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
+from experiments.console import errors_shown, say
 from ipjax.data.tfds import SPLITS, open_builder
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def main(config: Config) -> Path:
         if split not in builder.info.splits:
             found = ", ".join(builder.info.splits)
             raise ValueError(f"{folder}: expected the split {split}, found {found}; delete this folder and prepare again")
-        console.print(f"{config.name} is prepared already, in {folder}", markup=False, highlight=False)
+        say(f"{config.name} is prepared already, in {folder}")
         return folder
     if config.name == "imagenet2012":
         _check_tars(config.manual_dir)
@@ -53,13 +50,13 @@ def main(config: Config) -> Path:
         raise ValueError("preparing needs TensorFlow (reading does not): pip install 'ipjax[prepare]'")
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
         message = f"{left} is left from a preparation that was interrupted; delete it, unless another one is running"
-        console.print(message, markup=False, highlight=False)
+        say(message)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
     manual_dir = None if config.manual_dir is None else str(config.manual_dir.expanduser())
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False))
-    console.print(f"{config.name} is prepared, in {folder}", markup=False, highlight=False)
+    say(f"{config.name} is prepared, in {folder}")
     return folder
 
 
@@ -79,15 +76,8 @@ def _check_tars(manual_dir: Path | None) -> None:
 def command_line() -> None:
     """Runs `main` with settings from the command line; an error that the user can mend is printed without a traceback."""
     config = tyro.cli(Config, description=__doc__)
-    try:
+    with errors_shown(stopped="the same command starts again"):
         main(config)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command starts again")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
 import tyro
 from threadpoolctl import threadpool_limits
 
 import ipjax
 import ports
-from experiments.console import console, print_summary, progress, say, warn
+from experiments.config import HOW, Config, check
+from experiments.console import console, errors_shown, print_summary, progress, say, warn
 from experiments.features import TARGETS, Extraction, Features, Layers, open_features
 from experiments.selection import Selection, preprocessing_of, select
 from ipjax import runtime
@@ -32,94 +32,24 @@ from ipjax.data import digits
 from ipjax.data.pipeline import batches
 from ipjax.efficiency import Efficiency
 from ipjax.estimators import KDE, Probe
-from ipjax.store import Store, shards
+from ipjax.store import Store, explained, shards
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 TOP_CHANNELS = 10  # of a layer, listed in channels.csv
 UNREADABLE = 0.01  # share of the images that may be left out
-HOW = ("out", "data_dir", "batch_size", "num_workers", "compiled", "distributed", "coordinator", "num_processes", "process_id")
-"""Settings of how and where a run computes; all others decide about its numbers."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of a run."""
-
-    network: str = "resnet50"
-    """architecture: resnet18, 34, 50, 101, 152; vgg11, 13, 16, 19 and these with _bn"""
-    weights: str = "digits"
-    """digits (the checkpoint that ships with the project), random, a name that python -m ports list shows, or a file"""
-    data: str = "digits"
-    """digits (scikit-learn's, placed in clutter, from the half that the checkpoint never saw); imagenet2012, imagenet_v2 or
-    imagenette, once prepared by python -m experiments.prepare_data; or a folder: one of images a class, or images and a table
-    of their labels"""
-    data_dir: Path | None = None
-    """where the prepared data sets are; default: ~/tensorflow_datasets"""
-    num_images: int | None = None
-    """images to analyse, of each class its share; default: all, but at most 10,000. Of more than 899 digits some occur twice,
-    drawn in another place"""
-    min_per_class: int = 1
-    """images that every class has at least, or all of its own"""
-    clutter: float = 1.0
-    """of the digits, from 0 (plain, centred) to 1"""
-    resize: int | None = None
-    """pixels of the short side of an image file before the crop; default: as the weights were evaluated"""
-    crop: int | None = None
-    """side of the central square of an image file; default: as the weights were evaluated"""
-    num_steps: int = 32
-    """steps of the path integral from the baseline (a zero image) to the image"""
-    layers: tuple[str, ...] | None = None
-    """layers by name, or all; default: input, stem, every block, pooled features"""
-    readout: Literal["sketch", "channel"] = "sketch"
-    """features of a layer: a count sketch of all its units in 512 numbers, which keeps where things are, or one a channel"""
-    noise: float = 0.1
-    """of the KDE estimator: noise variance over the layer's median squared pairwise distance"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the network's parameters and activations; sums over the path and all that follows are float32"""
-    precision: Literal["highest", "high", "default"] = "highest"
-    """of the network's matrix products in float32: accelerators use fewer bits by default; estimators use highest"""
-    shard_size: int = 64
-    """images whose features are written to out/features together: what a killed run loses at most"""
-    seed: int = 0
-    """of the images, the sketch, the contrast direction, shuffles and subsamples, and of random weights"""
-    out: Path | None = None
-    """folder of the results, and of what an interrupted run goes on from; default: runs/<experiment>-<time>"""
-    batch_size: int | None = None
-    """images evaluated together on a host; default: by the devices' memory"""
-    num_workers: int = 0
-    """processes that decode image files; 0: threads of this one"""
-    compiled: Path | None = Path(platformdirs.user_cache_dir("ipjax")) / "compiled"
-    """folder that keeps compiled code for later runs, or None"""
-    distributed: bool = False
-    """several hosts, on each of which the same command runs"""
-    coordinator: str | None = None
-    """address:port of the first of several hosts; found by itself on Cloud TPU, Slurm, Open MPI and Kubernetes, as are:"""
-    num_processes: int | None = None
-    """how many hosts there are"""
-    process_id: int | None = None
-    """which one this is, from 0"""
-
-
-def command_line(main: Callable[[Config], Path], default: Config = Config()) -> None:
+def command_line(main: Callable[[Config], Path], default: Config = Config()) -> None:  # noqa: B008 (frozen)
     """Runs `main` with settings from the command line; an error that the user can mend is printed without a traceback."""
     config = tyro.cli(Config, default=default, description=sys.modules["__main__"].__doc__)
-    try:
+    with errors_shown(stopped="the same command with the same --out goes on from here"):
         main(config)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command with the same --out goes on from here")
-        sys.exit(130)
-    except (ValueError, KeyError, OSError) as error:
-        console.print("error:", style="bold red", end=" ")
-        console.print(error.args[0] if isinstance(error, KeyError) else str(error), markup=False, highlight=False)
-        sys.exit(2)
 
 
 def run(experiment: str, config: Config) -> Path:
     """Measures all layers of a network on a data set and writes the results; returns their folder."""
-    from ipjax import plotting
-
     start = time.monotonic()
-    _check(config)
+    check(config)
     if config.distributed:
         runtime.initialize(config.coordinator, config.num_processes, config.process_id)
     if config.compiled is not None:
@@ -137,20 +67,18 @@ def run(experiment: str, config: Config) -> Path:
     example = np.zeros((1, *data.images.shape), np.float32)
     names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
     num_classes = net.logits_shape(example).shape[1]
-    if num_classes != data.images.num_classes:
-        warn(f"the network tells {num_classes} classes apart, the data has {data.images.num_classes}: no accuracy is given")
-    out = _prepare(config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}", config)
-    if config.data == "digits" and (repeated := len(data.index) - digits.NUM_TEST) > 0:
-        warn(f"{repeated} images repeat a digit of another one, so halves, folds and neighbours are not independent")
-    if few := few_per_class(data.labels):
-        warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {_some(few)}")
+    out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if runtime.is_main():
+        _prepare(out, config)
+        _object(data, num_classes)
 
     with jax.default_matmul_precision(config.precision):
         features, found = _extract(net, names, data, out / "features", config)
     labels = data.labels[features.positions]
     accuracy = float(np.mean(features.predicted == labels)) if num_classes == data.images.num_classes else None
     if runtime.is_main():
-        _write_json(out / "environment.json", _environment(config) | {"accuracy": accuracy} | found)
+        with explained(f"could not write to {out}"):
+            _write_json(out / "environment.json", _environment(config) | {"accuracy": accuracy} | found)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
     with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
@@ -158,41 +86,38 @@ def run(experiment: str, config: Config) -> Path:
         channels = _measure_channels(features, labels, config)
     plane = _with_leakage(_with_efficiency(plane, features.completeness_gap))
     if runtime.is_main():
-        plane.save(out / "plane.npz")
-        plane.to_csv(out / "layers.csv")
-        profile.save(out / "noise_profile.npz")
-        channels.save(out / "channels.npz")
-        top = tuple(record for record in channels.records if record["rank"] <= TOP_CHANNELS)
-        ipjax.InformationPlane(top).to_csv(out / "channels.csv")
-        with console.status("drawing"):
-            for name, figure in plotting.figures(plane, profile, channels).items():
-                for ending in ("png", "svg"):
-                    figure.savefig(out / f"{name}.{ending}")
+        with explained(f"could not write the results to {out}"):
+            _write_results(out, plane, profile, channels)
         print_summary(plane, channels, accuracy, out, time.monotonic() - start)
     return out
 
 
-def _check(config: Config) -> None:
-    for name in ("num_images", "num_steps", "batch_size", "shard_size", "resize", "crop", "num_processes"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    for name in ("min_per_class", "num_workers", "process_id"):
-        value = getattr(config, name)
-        if value is not None and value < 0:
-            raise ValueError(f"{name}: expected at least 0, got {value}")
-    if config.num_images is not None and config.num_images < 50:
-        raise ValueError(
-            f"num_images: expected at least 50, five a class, for class-conditional estimates; got {config.num_images}"
-        )
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed: expected an integer from 0 to 2³² - 1, got {config.seed}")
-    if not 0 < config.noise < np.inf:
-        raise ValueError(f"noise: expected a number above 0, got {config.noise}")
-    if config.distributed and config.out is None:
-        raise ValueError("out: expected a folder with --distributed, of one name on every host, from which a restart goes on")
-    if not config.distributed and (config.coordinator, config.num_processes, config.process_id) != (None, None, None):
-        raise ValueError("coordinator, num_processes, process_id: expected only with --distributed")
+def _write_results(
+    out: Path, plane: ipjax.InformationPlane, profile: ipjax.InformationPlane, channels: ipjax.InformationPlane
+) -> None:
+    from ipjax import plotting
+
+    plane.save(out / "plane.npz")
+    plane.to_csv(out / "layers.csv")
+    profile.save(out / "noise_profile.npz")
+    channels.save(out / "channels.npz")
+    top = tuple(record for record in channels.records if record["rank"] <= TOP_CHANNELS)
+    ipjax.InformationPlane(top).to_csv(out / "channels.csv")
+    with console.status("drawing"):
+        for name, figure in plotting.figures(plane, profile, channels).items():
+            for ending in ("png", "svg"):
+                figure.savefig(out / f"{name}.{ending}")
+
+
+def _object(data: Selection, num_classes: int) -> None:
+    """Says what makes the results of these images less than they could be."""
+    if num_classes != data.images.num_classes:
+        warn(f"the network tells {num_classes} classes apart, the data has {data.images.num_classes}: no accuracy is given")
+    if isinstance(data.images, digits.Digits) and (repeated := len(data.index) - digits.NUM_TEST) > 0:
+        warn(f"{repeated} images repeat a digit of another one, so halves, folds and neighbours are not independent")
+    if few := few_per_class(data.labels):
+        shown = ", ".join(map(str, list(few)[:10])) + (", ..." if len(few) > 10 else "")
+        warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {shown}")
 
 
 def _in_precision(net: ipjax.Network, dtype: str) -> ipjax.Network:
@@ -204,12 +129,11 @@ def _over_all_devices() -> Any:
     return jax.set_mesh(runtime.mesh()) if jax.device_count() > 1 else nullcontext()
 
 
-def _prepare(out: Path, config: Config) -> Path:
+def _prepare(out: Path, config: Config) -> None:
     """Makes the folder, or finds it holding a run of the same settings, and writes the settings."""
     settings = {key: value for key, value in _plain(asdict(config)).items() if key not in HOW}
-    if not runtime.is_main():
-        return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # A run that was killed at its very start may have left its part of a file.
+    if out.exists() and (not out.is_dir() or any(path.suffix != ".part" for path in out.iterdir())):
         try:
             before = dict(json.loads((out / "config.json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -219,12 +143,9 @@ def _prepare(out: Path, config: Config) -> Path:
         if differing:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in sorted(differing))
             raise ValueError(f"out: {out} holds a run with other settings ({changes}); choose another folder")
-    try:
+    with explained(f"could not write to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"out: could not make {out}: {error.strerror}; choose another folder") from error
-    _write_json(out / "config.json", settings)
-    return out
+        _write_json(out / "config.json", settings)
 
 
 def _extract(
@@ -287,11 +208,6 @@ def _gather_texts(texts: Iterable[str]) -> list[str]:
     """Those of all processes."""
     encoded = "".join(text.replace("\n", " ") + "\n" for text in texts).encode()
     return runtime.gather(np.frombuffer(encoded, np.uint8)).tobytes().decode().splitlines()
-
-
-def _some(items: Iterable[Any]) -> str:
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
 
 
 def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ipjax.taps import Network
 
 AXIS = "data"
 _CPU_BLOCK = 12 * 224 * 224  # pixels x nodes, on all devices that share the CPU: larger blocks are not faster
+_UNKNOWN_MEMORY = 8 * 2**30  # bytes, of a device that does not tell
 _MEMORY_SHARE = 0.6  # of an accelerator's memory, for a block
 
 
@@ -95,6 +96,7 @@ def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_node
     else:
         layers = net.layer_shapes(np.zeros((1, *image_shape), np.float32)).values()
         image = sum(layer.size * layer.dtype.itemsize for layer in layers) * (1 + num_targets)
-        size = max(1, int(_MEMORY_SHARE * devices[0].memory_stats()["bytes_limit"] / image))
+        limit = (devices[0].memory_stats() or {}).get("bytes_limit", _UNKNOWN_MEMORY)
+        size = max(1, int(_MEMORY_SHARE * limit / image))
         images = min(64, size)
     return images, min(num_nodes, max(1, size // images))

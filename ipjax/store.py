@@ -58,7 +58,7 @@ class Store:
         **Raises:** `ValueError` for a shard of other settings, naming them; `OSError` where the folder cannot be made or read.
         """
         missing, damaged = [], []
-        with _explained(f"could not make or read the folder {self.folder}"):
+        with explained(f"could not make or read the folder {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             for shard in wanted:
                 for part in self.folder.glob(f".{shard.file}.*.part"):
@@ -85,7 +85,7 @@ class Store:
         texts = {"settings": json.dumps(_plain(self.settings)), "notes": json.dumps(dict(notes or {}))}
         content = save(dict(arrays), metadata=texts | {"sha256": _checksum(texts, arrays)})
         part = self.folder / f".{shard.file}.{os.getpid()}.part"
-        with _explained(f"could not write {shard.file} ({len(content) / 2**20:.1f} MiB) to {self.folder}"):
+        with explained(f"could not write {shard.file} ({len(content) / 2**20:.1f} MiB) to {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 with part.open("wb") as file:
@@ -108,6 +108,17 @@ class Store:
             with safe_open(self.folder / shard.file, framework="np") as file:
                 together |= json.loads(file.metadata()["notes"])
         return together
+
+
+@contextmanager
+def explained(failed: str) -> Iterator[None]:
+    """Errors of the file system say what failed, and that nothing finished is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{failed}: {error.strerror or error}; finished shards are kept: mend this and start again with the same folder"
+        ) from error
 
 
 def _tensor(path: Path, name: str) -> np.ndarray:
@@ -143,17 +154,6 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _explained(failed: str) -> Iterator[None]:
-    """Errors of the file system, with what was tried and that nothing finished is lost."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{failed}: {error.strerror or error}; finished shards are kept: mend this and start again with the same folder"
-        ) from error
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
