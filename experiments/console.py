@@ -57,12 +57,12 @@ def errors_shown(*, stopped: str) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    console.print(message, markup=False, highlight=False)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     console.print("warning:", style="bold yellow", end=" ")
-    console.print(message, markup=False, highlight=False)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_summary(

@@ -21,17 +21,21 @@ from experiments.runner import Config
 from tests.test_store import on_a_disk_of
 
 RESULTS = ("layers.csv", "channels.csv")
-SMALL = Config(num_images=64, num_steps=1, layers=("avgpool",), shard_size=4)
+SMALL = Config(network="resnet18", num_images=64, num_steps=1, layers=("avgpool",), shard_size=4)
+
+
+def _write_weights(path, seed=0):
+    save_file(ports.export(ports.load("resnet18", "random", width=4, num_classes=10, seed=seed)), path)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    config = replace(SMALL, compiled=folder / "compiled", out=folder / "whole")
-    began = time.monotonic()
+    weights = folder / "tiny.safetensors"
+    _write_weights(weights)
+    config = replace(SMALL, weights=str(weights), compiled=folder / "compiled", out=folder / "whole")
     _in_process(config).join()
-    cold = time.monotonic() - began
-    assert (config.out / "layers.csv").exists(), cold
+    assert (config.out / "layers.csv").exists()
     return config
 
 
@@ -94,17 +98,13 @@ def test_goes_on_with_the_shards_that_are_there(whole, tmp_path, capfd):
     assert _same_results(whole.out, config.out)
 
 
-def test_weights_that_changed_under_their_name_are_refused(tmp_path):
+def test_weights_that_changed_under_their_name_are_refused(whole, tmp_path):
     weights = tmp_path / "mine.safetensors"
-
-    def write(seed):
-        save_file(ports.export(ports.load("resnet18", "random", width=4, num_classes=10, seed=seed)), weights)
-
-    write(0)
-    config = replace(SMALL, network="resnet18", weights=str(weights), out=tmp_path / "run")
+    _write_weights(weights)
+    config = replace(whole, weights=str(weights), out=tmp_path / "run")
     main(config)
     before = (config.out / "layers.csv").read_bytes()
-    write(1)
+    _write_weights(weights, seed=1)
     with pytest.raises(ValueError, match=r"computed with other settings \(weights was '"):
         main(config)
     assert (config.out / "layers.csv").read_bytes() == before
@@ -114,7 +114,8 @@ def test_full_disk_keeps_the_finished_shards(whole, tmp_path):
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from experiments.resnet_ip import main; from tests.test_resume import SMALL\n"
-        f"config = replace(SMALL, compiled=Path({str(whole.compiled)!r}), out=Path(sys.argv[1]) / 'run')\n"
+        "out = Path(sys.argv[1]) / 'run'\n"
+        f"config = replace(SMALL, weights={whole.weights!r}, compiled=Path({str(whole.compiled)!r}), out=out)\n"
         "try: main(config)\n"
         "except OSError as error: print(error)\n"
         "shards = list((config.out / 'features').iterdir())\n"
@@ -122,7 +123,7 @@ def test_full_disk_keeps_the_finished_shards(whole, tmp_path):
         f"import shutil; shutil.copytree(config.out, {str(tmp_path / 'moved')!r})\n"
     )
     (tmp_path / "disk").mkdir()
-    done = on_a_disk_of("300k", tmp_path / "disk", [sys.executable, "-c", code, str(tmp_path / "disk")])
+    done = on_a_disk_of("64k", tmp_path / "disk", [sys.executable, "-c", code, str(tmp_path / "disk")])
     assert done.returncode == 0, done.stderr
     assert "No space left on device; finished shards are kept" in done.stdout
     moved = tmp_path / "moved"
@@ -144,9 +145,11 @@ def _folder_of_images(path, num_classes, per_class, unreadable):
         bad.write_bytes(bad.read_bytes()[:200])
 
 
-def test_unreadable_images_are_left_out_and_named(tmp_path):
+def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
     _folder_of_images(tmp_path / "images", 4, 50, unreadable=2)
-    config = replace(SMALL, data=str(tmp_path / "images"), num_images=None, shard_size=64, out=tmp_path / "run")
+    config = replace(
+        whole, data=str(tmp_path / "images"), num_images=None, resize=32, crop=32, shard_size=64, out=tmp_path / "run"
+    )
     main(config)
     environment = json.loads((config.out / "environment.json").read_text())
     assert len(environment["unreadable"]) == 2
@@ -160,9 +163,9 @@ def test_unreadable_images_are_left_out_and_named(tmp_path):
     assert (config.out / "layers.csv").read_bytes() == before
 
 
-def test_more_than_a_hundredth_unreadable_stops_the_run(tmp_path):
+def test_more_than_a_hundredth_unreadable_stops_the_run(whole, tmp_path):
     _folder_of_images(tmp_path / "images", 4, 50, unreadable=3)
-    config = replace(SMALL, data=str(tmp_path / "images"), num_images=None, out=tmp_path / "run")
+    config = replace(whole, data=str(tmp_path / "images"), num_images=None, resize=32, crop=32, out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"3 images cannot be read, more than 1% of 200: .*0.jpg"):
         main(config)
     assert not (Path(config.out) / "layers.csv").exists()
