@@ -1,5 +1,6 @@
 """Runs that are killed, damaged or stopped, started again: the same bytes as of a run that was left alone."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -154,9 +155,8 @@ def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
     environment = json.loads((config.out / "environment.json").read_text())
     assert len(environment["unreadable"]) == 2
     assert all(f"{i}.jpg" in reason for i, reason in enumerate(environment["unreadable"]))
-    rows = (config.out / "layers.csv").read_text().splitlines()
-    at = rows[0].split(",").index("num_samples")
-    assert {row.split(",")[at] for row in rows[1:]} == {"198"}
+    with (config.out / "layers.csv").open() as file:
+        assert {row["num_samples"] for row in csv.DictReader(file)} == {"198"}
     before = (config.out / "layers.csv").read_bytes()
     main(config)  # nothing is read anew; the images left out are known
     assert json.loads((config.out / "environment.json").read_text())["unreadable"] == environment["unreadable"]
