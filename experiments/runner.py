@@ -205,10 +205,22 @@ def _over_all_devices() -> Any:
 
 
 def _prepare(out: Path, config: Config) -> Path:
+    """The main process makes the folder while the others, which may write to it too, wait; all refuse what it refuses."""
+    error = None
+    if runtime.is_main():
+        try:
+            _make(out, config)
+        except (ValueError, OSError) as caught:
+            error = caught
+    refused = _gather_texts([] if error is None else [str(error)])
+    if refused:
+        raise error or ValueError(refused[0])
+    return out
+
+
+def _make(out: Path, config: Config) -> None:
     """Makes the folder, or finds it holding a run of the same settings, and writes the settings."""
     settings = {key: value for key, value in _plain(asdict(config)).items() if key not in HOW}
-    if not runtime.is_main():
-        return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
             before = dict(json.loads((out / "config.json").read_text()))
@@ -224,7 +236,6 @@ def _prepare(out: Path, config: Config) -> Path:
     except OSError as error:
         raise OSError(f"out: could not make {out}: {error.strerror}; choose another folder") from error
     _write_json(out / "config.json", settings)
-    return out
 
 
 def _extract(
