@@ -32,7 +32,7 @@ from ipjax.data import digits
 from ipjax.data.pipeline import batches
 from ipjax.efficiency import Efficiency
 from ipjax.estimators import KDE, Probe
-from ipjax.store import Store, explained, shards
+from ipjax.store import Shard, Store, explained, shards
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 TOP_CHANNELS = 10  # of a layer, listed in channels.csv
@@ -68,9 +68,10 @@ def run(experiment: str, config: Config) -> Path:
     names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
     num_classes = net.logits_shape(example).shape[1]
     out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if runtime.is_main():
-        _prepare(out, config)
-        _object(data, num_classes)
+    with runtime.together():
+        if runtime.is_main():
+            _prepare(out, config)
+            _object(data, num_classes)
 
     with jax.default_matmul_precision(config.precision):
         features, found = _extract(net, names, data, out / "features", config)
@@ -153,6 +154,7 @@ def _extract(
 ) -> tuple[Features, dict[str, Any]]:
     """The features, computed as far as they are not in the folder yet; and what there is to report of the computation."""
     store = Store(folder, _settings(net, names, data, config))
+    runtime.agree(json.dumps(_plain(store.settings)))
     every = shards(len(data.index), config.shard_size)
     if len(every) < jax.process_count():
         raise ValueError(
@@ -160,54 +162,59 @@ def _extract(
             f"{config.shard_size} images; use smaller shards"
         )
     own = every[jax.process_index() :: jax.process_count()]
-    missing, damaged = store.check(own)
-    for shard in damaged:
-        warn(f"{folder / shard.file} was damaged and is computed again")
-    if len(missing) < len(own):
-        say(f"{len(own) - len(missing)} of {len(own)} shards are there already")
-    unreadable = store.notes([shard for shard in own if shard not in missing])
     images_at_once, nodes_at_once = runtime.block(net, data.images.shape, len(TARGETS), config.num_steps + 1)
     devices = jax.local_device_count()
     most = -(-min(config.shard_size, len(data.index)) // devices)
     images_at_once = min(most, images_at_once if config.batch_size is None else -(-config.batch_size // devices))
     extraction = Extraction(net, names, config.readout, config.num_steps, config.seed, images_at_once, nodes_at_once)
-    index = np.full((len(missing), config.shard_size), -1)
+    with runtime.together():
+        waited = _fill(store, own, extraction, data, config.num_workers)
+        unreadable = store.notes(own).values()
+    report = {
+        "images_at_once": extraction.images_at_once * devices,
+        "nodes_at_once": nodes_at_once,
+        "input_wait": waited,
+        "unreadable": sorted(runtime.gather_texts(unreadable)),
+    }
+    return open_features(store, own, names), report
+
+
+def _fill(store: Store, own: Sequence[Shard], extraction: Extraction, data: Selection, num_workers: int) -> float | None:
+    """Computes the shards that are not in the store; returns the share of the time in which the devices waited for images."""
+    missing, damaged = store.check(own)
+    there = [shard for shard in own if shard not in missing]
+    for shard in damaged:
+        warn(f"{store.folder / shard.file} was damaged and is computed again")
+    if there:
+        say(f"{len(there)} of {len(own)} shards are there already")
+    if not missing:
+        return None
+    unreadable = list(store.notes(there).values())
+    size = max(map(len, missing))
+    index = np.full((len(missing), size), -1)
     for row, shard in zip(index, missing, strict=True):
-        row[: shard.stop - shard.start] = data.index[shard.start : shard.stop]
+        row[: len(shard)] = data.index[shard.start : shard.stop]
     began, waited = time.monotonic(), 0.0
-    images = batches(data.images, index.ravel(), config.shard_size, num_workers=config.num_workers)
-    with closing(images), progress("images", sum(shard.stop - shard.start for shard in own)) as advance:
-        advance(sum(shard.stop - shard.start for shard in own if shard not in missing))
+    images = batches(data.images, index.ravel(), size, num_workers=num_workers)
+    with closing(images), progress("images", sum(map(len, own))) as advance:
+        advance(sum(map(len, there)))
         for shard in missing:
             asked = time.monotonic()
             batch = next(images)
             waited += time.monotonic() - asked
             for reason in batch.unreadable.values():
                 warn(f"left out: {reason}")
-            unreadable |= (notes := {str(i): reason for i, reason in batch.unreadable.items()})
+            unreadable += batch.unreadable.values()
             if len(unreadable) > UNREADABLE * len(data.index):
                 raise ValueError(
                     f"data: {len(unreadable)} images cannot be read, more than {UNREADABLE:.0%} of {len(data.index)}: "
-                    f"{'; '.join(unreadable.values())}; replace or remove them"
+                    f"{'; '.join(unreadable)}; replace or remove them"
                 )
-            count = shard.stop - shard.start
-            store.write(shard, extraction(batch.images[:count], batch.mask[:count], shard.start, advance), notes)
+            arrays = extraction(batch.images[: len(shard)], batch.mask[: len(shard)], shard.start, advance)
+            store.write(shard, arrays, {str(i): reason for i, reason in batch.unreadable.items()})
     spent = time.monotonic() - began
-    report = {
-        "images_at_once": extraction.images_at_once * devices,
-        "nodes_at_once": nodes_at_once,
-        "input_wait": waited / spent if missing else None,
-        "unreadable": sorted(_gather_texts(unreadable.values())),
-    }
-    if missing:
-        say(f"waited for images {waited / spent:.1%} of {spent:.0f} s")
-    return open_features(store, own, names), report
-
-
-def _gather_texts(texts: Iterable[str]) -> list[str]:
-    """Those of all processes."""
-    encoded = "".join(text.replace("\n", " ") + "\n" for text in texts).encode()
-    return runtime.gather(np.frombuffer(encoded, np.uint8)).tobytes().decode().splitlines()
+    say(f"waited for images {waited / spent:.1%} of {spent:.0f} s")
+    return waited / spent
 
 
 def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, config: Config) -> dict[str, Any]:

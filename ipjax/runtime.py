@@ -7,6 +7,8 @@ their matrices over all devices (`jax.set_mesh(mesh())`). JAX's multi-controller
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,32 @@ def gather(rows: np.ndarray) -> np.ndarray:
     padded[: len(rows)] = rows
     every = np.asarray(multihost_utils.process_allgather(padded))
     return np.concatenate([rows[:count] for rows, count in zip(every, counts, strict=True)])
+
+
+def gather_texts(texts: Iterable[str]) -> list[str]:
+    """The texts of every process, line breaks in them as blanks; each must call it, and gets all."""
+    encoded = "".join(" ".join(text.splitlines()) + "\n" for text in texts).encode()
+    return gather(np.frombuffer(encoded, np.uint8)).tobytes().decode().splitlines()
+
+
+def agree(settings: str) -> None:
+    """Raises `ValueError` on every process where they were started with different settings."""
+    if len(found := set(gather_texts([settings]))) > 1:
+        raise ValueError(f"settings: expected the same on every host, got {' and '.join(sorted(found))}")
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """An error of one process inside is raised on all at the end, so that none waits for another that is gone."""
+    error = None
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as caught:
+        error = caught
+    if (failed := gather_texts([] if error is None else [str(error)])) and error is None:
+        raise ValueError(f"another host stopped: {failed[0]}")
+    if error is not None:
+        raise error
 
 
 def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_nodes: int) -> tuple[int, int]:

@@ -28,6 +28,9 @@ class Shard:
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
     @property
     def file(self) -> str:
         return f"{self.start:08d}-{self.stop:08d}.safetensors"

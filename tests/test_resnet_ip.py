@@ -13,7 +13,9 @@ import pytest
 import ipjax
 from experiments.resnet_ip import main
 from experiments.runner import Config
+from experiments.selection import preprocessing_of, select
 from ipjax import plotting
+from tests.test_resume import folder_of_images
 
 LAYERS = ("input", "layer2.3", "avgpool")
 FIGURES = ("information_plane", "ite", "kept_and_dropped", "channels", "noise_profile")
@@ -21,17 +23,22 @@ FIGURES = ("information_plane", "ite", "kept_and_dropped", "channels", "noise_pr
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = Config(num_images=100, num_steps=2, layers=LAYERS, out=tmp_path_factory.mktemp("runs") / "run")
+    folder = tmp_path_factory.mktemp("runs")
+    config = Config(num_images=100, num_steps=2, layers=LAYERS, out=folder / "run", compiled=folder / "compiled")
     return config, main(config)
 
 
 def test_writes_every_file(run):
     _, out = run
     figures = {f"{name}.{end}" for name in FIGURES for end in ("png", "svg")}
-    others = {"config.json", "environment.json"}
+    others = {"config.json", "environment.json", "features"}
     others |= {"layers.csv", "plane.npz", "channels.csv", "channels.npz", "noise_profile.npz"}
     assert {path.name for path in out.iterdir()} == figures | others
-    assert json.loads((out / "environment.json").read_text())["accuracy"] > 0.9
+    shards = {"00000000-00000064.safetensors", "00000064-00000100.safetensors"}
+    assert {path.name for path in (out / "features").iterdir()} == shards
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["accuracy"] > 0.9
+    assert environment["unreadable"] == []
 
 
 def test_layers_csv_has_a_row_per_representation_layer_and_estimator(run):
@@ -90,17 +97,22 @@ def test_completeness_gap_is_small_after_the_last_nonlinearity(run):
 
 def test_same_settings_give_the_same_bytes(run, tmp_path):
     config, out = run
-    again = main(replace(config, out=tmp_path / "again", batch_size=32))
+    again = main(replace(config, out=tmp_path / "again", batch_size=16))
     for name in ("layers.csv", "channels.csv"):
         assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_refuses_a_folder_of_another_run_and_touches_nothing(run):
     config, out = run
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ValueError, match="num_steps was 2, is 3"):
-        main(replace(config, num_steps=3))
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    def contents():
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    before = contents()
+    for name, value, message in (("num_steps", 3, "num_steps was 2, is 3"), ("crop", 16, "crop was None, is 16")):
+        with pytest.raises(ValueError, match=message):
+            main(replace(config, **{name: value}))
+    assert contents() == before
 
 
 def test_refuses_a_folder_that_is_not_a_run(tmp_path):
@@ -113,12 +125,25 @@ def test_refuses_a_folder_that_is_not_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"data": "imagenet"}, ValueError, "data: expected"),
+        ({"data": "imagenet"}, ValueError, "data: expected digits, imagenet2012, .* or a folder of images, got 'imagenet'"),
+        ({"data": "no/such/folder"}, ValueError, "data: expected"),
         ({"num_images": 10}, ValueError, "num_images: expected at least 50"),
         ({"num_steps": 0}, ValueError, "num_steps: expected at least 1"),
         ({"noise": 0.0}, ValueError, "noise: expected a number above 0"),
         ({"noise": float("nan")}, ValueError, "noise: expected a number above 0"),
         ({"clutter": 2.0}, ValueError, "clutter: expected"),
+        ({"min_per_class": -1}, ValueError, "min_per_class: expected at least 0"),
+        ({"resize": 0}, ValueError, "resize: expected at least 1"),
+        ({"crop": 0}, ValueError, "crop: expected at least 1"),
+        ({"shard_size": 0}, ValueError, "shard_size: expected at least 1"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
+        ({"num_workers": -1}, ValueError, "num_workers: expected at least 0"),
+        ({"seed": 2**32}, ValueError, "seed: expected"),
+        ({"distributed": True, "out": None}, ValueError, "out: expected a folder with --distributed"),
+        ({"coordinator": "127.0.0.1:1"}, ValueError, "coordinator, .*: expected only with --distributed"),
+        ({"num_processes": 2}, ValueError, "num_processes, .*: expected only with --distributed"),
+        ({"process_id": 0}, ValueError, "process_id: expected only with --distributed"),
+        ({"distributed": True, "num_processes": 2}, ValueError, "num_processes, process_id: expected both"),
         ({"layers": ("layer9.9",)}, KeyError, "nearest"),
         ({"weights": "missing.safetensors"}, FileNotFoundError, "expected a file"),
         ({"network": "resnet18"}, KeyError, "resnet50"),
@@ -131,11 +156,41 @@ def test_bad_settings_are_refused_before_anything_is_written(settings, error, me
     assert not (tmp_path / "run").exists()
 
 
-def test_command_line_prints_the_error_and_no_traceback():
-    command = [sys.executable, "-m", "experiments.resnet_ip", "--weights", "nowhere.pth"]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_images": 60, "min_per_class": 20}, "at least 80, for 20 of each"), ({"num_images": 500}, "at most")],
+)
+def test_more_images_than_a_folder_can_give_are_refused(settings, message, tmp_path):
+    folder_of_images(tmp_path / "images", 4, 25)
+    with pytest.raises(ValueError, match=f"num_images: expected {message}"):
+        main(replace(Config(data=str(tmp_path / "images"), out=tmp_path / "run"), **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sizes_of_a_folders_images(tmp_path):
+    folder_of_images(tmp_path, 2, 30)
+    chosen = {"data_dir": None, "num_images": 50, "min_per_class": 25, "clutter": 1.0, "seed": 0}
+    few, default = (
+        select(str(tmp_path), preprocessing_of("resnet18", "random", *sizes), **chosen) for sizes in ((48, 40), (None, None))
+    )
+    assert (few.images.shape, default.images.shape) == ((40, 40, 3), (224, 224, 3))
+    assert few.images[0].shape == (40, 40, 3)
+    assert np.bincount(few.labels).tolist() == [25, 25]
+    sizes = [
+        (chosen.settings["preprocessing"]["resize"], chosen.settings["preprocessing"]["crop"]) for chosen in (few, default)
+    ]
+    assert sizes == [(48, 40), (256, 224)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--weights", "nowhere.pth"), "nowhere.pth"), (("--data", "imagnet2012"), "data: expected digits, imagenet2012")],
+)
+def test_command_line_prints_the_error_and_no_traceback(arguments, message):
+    command = [sys.executable, "-m", "experiments.resnet_ip", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "nowhere.pth" in done.stderr
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

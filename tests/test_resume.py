@@ -133,7 +133,7 @@ def test_full_disk_keeps_the_finished_shards(whole, tmp_path):
     assert _same_results(whole.out, moved)
 
 
-def _folder_of_images(path, num_classes, per_class, unreadable):
+def folder_of_images(path, num_classes, per_class, unreadable=0):
     rng = np.random.default_rng(0)
     for c in range(num_classes):
         (path / f"class{c}").mkdir(parents=True)
@@ -147,7 +147,7 @@ def _folder_of_images(path, num_classes, per_class, unreadable):
 
 
 def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
-    _folder_of_images(tmp_path / "images", 4, 50, unreadable=2)
+    folder_of_images(tmp_path / "images", 4, 50, unreadable=2)
     config = replace(
         whole, data=str(tmp_path / "images"), num_images=None, resize=32, crop=32, shard_size=64, out=tmp_path / "run"
     )
@@ -164,7 +164,7 @@ def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
 
 
 def test_more_than_a_hundredth_unreadable_stops_the_run(whole, tmp_path):
-    _folder_of_images(tmp_path / "images", 4, 50, unreadable=3)
+    folder_of_images(tmp_path / "images", 4, 50, unreadable=3)
     config = replace(whole, data=str(tmp_path / "images"), num_images=None, resize=32, crop=32, out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"3 images cannot be read, more than 1% of 200: .*0.jpg"):
         main(config)
