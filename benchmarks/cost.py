@@ -147,13 +147,10 @@ def main(config: Config) -> dict[str, Any]:
     for key, value in numbers.items():
         print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")
     print(f"\nimage_gflop = {num_nodes} x {numbers['node_gflop']:.2f} + {image.rest / GIGA:.2f}")
-    print(
-        f"hours for {n} images on {config.hosts} x {config.devices} devices, ASSUMING {config.share:.0%} of peak; images/s a host"
-    )
-    print("are what the operations alone would allow, which reading must keep up with:\n")
-    print(
-        f"{'device':12}{'precision':11}{'TFLOP/s':>8}{'by operations':>15}{'by memory <=':>14}{'estimators':>12}{'images/s':>10}"
-    )
+    print(f"hours for {n} images on {config.hosts} x {config.devices} devices, ASSUMING {config.share:.0%} of peak;")
+    print("images/s a host are what the operations alone would allow, which reading must keep up with:\n")
+    print(f"{'device':12}{'precision':11}{'TFLOP/s':>8}{'by operations':>15}", end="")
+    print(f"{'by memory <=':>14}{'estimators':>12}{'images/s':>10}")
     numbers["devices"] = [
         _row(name, precision, config, image, kde, probe) for name, device in DEVICES.items() for precision in device.peaks
     ]
