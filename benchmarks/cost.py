@@ -51,7 +51,7 @@ GIGA, TERA, HOUR = 1e9, 1e12, 3600
 
 @dataclass(frozen=True)
 class Device:
-    """Peaks by the maker's data sheet: TFLOP/s by the precision of the network, GB/s and GB of memory."""
+    """Peaks by the maker's data sheet: TFLOP/s by the precision of the network and GB/s; GB of memory that JAX takes."""
 
     peaks: dict[str, float]
     bandwidth: float
@@ -62,9 +62,9 @@ DEVICES = {
     # A TPU multiplies in bfloat16; float32 takes 6 such products in "highest", 3 in "high" and 1 in "default".
     "TPU v5e": Device({"highest": 197 / 6, "high": 197 / 3, "default": 197, "bfloat16": 197}, 819, 16),
     "TPU v4": Device({"highest": 275 / 6, "high": 275 / 3, "default": 275, "bfloat16": 275}, 1228, 32),
-    # On these GPUs "high" and "default" are both tensorfloat32.
-    "H100 SXM": Device({"highest": 67, "high": 494, "default": 494, "bfloat16": 989}, 3350, 80),
-    "A100 80 GB": Device({"highest": 19.5, "high": 156, "default": 156, "bfloat16": 312}, 2039, 80),
+    # On these GPUs "high" and "default" are both tensorfloat32. JAX takes three quarters of a GPU's memory.
+    "H100 SXM": Device({"highest": 67, "high": 494, "default": 494, "bfloat16": 989}, 3350, 0.75 * 80),
+    "A100 80 GB": Device({"highest": 19.5, "high": 156, "default": 156, "bfloat16": 312}, 2039, 0.75 * 80),
 }
 
 
