@@ -15,7 +15,7 @@ The backward passes take no gradient with respect to parameters, so each costs a
 the activations, two are of the completeness gap. The share of peak is an ASSUMPTION (`--share`), not a measurement. Of this
 machine's CPU a conductance and a large matrix product are timed instead. Single channels are sorted by the CPU of a host and
 are timed here too. Not counted: reading images, compiling, figures, the permutation of units in the sketch (its size is
-printed), nuisances. Takes about two minutes on two cores, most of it for the timing, which `--no-measure` leaves out.
+printed), nuisances. Takes two to three minutes on two cores, most of it for the timing, which `--no-measure` leaves out.
 """
 
 from __future__ import annotations
