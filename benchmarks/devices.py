@@ -67,8 +67,9 @@ def _times(config: Config) -> dict[str, float]:
 
     images = digits.digits_in_clutter("test", config.num_images).images
     net = ports.load("resnet50", "digits")
-    at_once, nodes = runtime.block(net, images.shape[1:], len(TARGETS), config.num_steps + 1)
-    extraction = Extraction(net, net.layers(images[:1]), "sketch", config.num_steps, 0, at_once, nodes)
+    at_once = -(-len(images) // jax.local_device_count())
+    block = runtime.block(net, images.shape[1:], len(TARGETS), config.num_steps + 1, at_once)
+    extraction = Extraction(net, net.layers(images[:1]), "sketch", config.num_steps, 0, *block)
     features = np.random.default_rng(0).standard_normal((2000, 512)).astype(np.float32)
 
     def plane() -> None:

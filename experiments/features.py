@@ -38,7 +38,7 @@ class Extraction:
     **Arguments:**
 
     - `readout`: `"sketch"` or `"channel"`, see `experiments.runner.Config`.
-    - `images_at_once`: evaluated together by a device; halved where memory does not suffice.
+    - `images_at_once`, `nodes_at_once`: evaluated together by a device; halved, images first, where memory does not suffice.
     """
 
     net: ipjax.Network
@@ -56,14 +56,19 @@ class Extraction:
         of_activation, of_conductance = (sketch, sketch) if self.readout == "sketch" else (channel_mean, channel_sum)
         self.quadrature = ipjax.quadrature.trapezoid(self.num_steps)
         self._forward = jax.jit(self._on_devices(partial(_activations, names=self.names, readout=of_activation), (P("data"),)))
-        conductances = partial(
-            _conductances,
-            names=self.names,
-            quadrature=self.quadrature,
-            readout=of_conductance,
-            nodes_at_once=self.nodes_at_once,
-        )
-        self._conduct = jax.jit(self._on_devices(conductances, (P("data"), P(None, "data"))))
+        self._conduct = self._conducting(of_conductance)
+
+    def _conducting(self, readout: Readout) -> Callable[..., Any]:
+        """Conductances with as many nodes at once as there are now."""
+
+        def conduct(net: ipjax.Network, x: Array, targets: Array, nodes_at_once: int) -> Any:
+            function = partial(
+                _conductances, names=self.names, quadrature=self.quadrature, readout=readout, nodes_at_once=nodes_at_once
+            )
+            return self._on_devices(function, (P("data"), P(None, "data")))(net, x, targets)
+
+        compiled = jax.jit(conduct, static_argnums=3)
+        return lambda net, x, targets: compiled(net, x, targets, self.nodes_at_once)
 
     def __call__(
         self,
@@ -121,10 +126,13 @@ class Extraction:
             try:
                 values = jax.block_until_ready(function(self.net, *block))
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or self.images_at_once == 1:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.images_at_once == self.nodes_at_once == 1:
                     raise
-                self.images_at_once //= 2
-                warn(f"out of memory; going on with {self.images_at_once} images at once on a device")
+                if self.images_at_once > 1:
+                    self.images_at_once //= 2
+                else:
+                    self.nodes_at_once //= 2
+                warn(f"out of memory; going on with {self.images_at_once} images x {self.nodes_at_once} nodes on a device")
                 continue
             count = min(size, len(images) - first)
             parts.append(jax.tree.map(lambda value, count=count: value[:count], jax.device_get(values)))

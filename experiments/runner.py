@@ -162,17 +162,16 @@ def _extract(
             f"{config.shard_size} images; use smaller shards"
         )
     own = every[jax.process_index() :: jax.process_count()]
-    images_at_once, nodes_at_once = runtime.block(net, data.images.shape, len(TARGETS), config.num_steps + 1)
     devices = jax.local_device_count()
-    most = -(-min(config.shard_size, len(data.index)) // devices)
-    images_at_once = min(most, images_at_once if config.batch_size is None else -(-config.batch_size // devices))
-    extraction = Extraction(net, names, config.readout, config.num_steps, config.seed, images_at_once, nodes_at_once)
+    at_once = max(map(len, own)) if config.batch_size is None else min(config.batch_size, max(map(len, own)))
+    block = runtime.block(net, data.images.shape, len(TARGETS), config.num_steps + 1, -(-at_once // devices))
+    extraction = Extraction(net, names, config.readout, config.num_steps, config.seed, *block)
     with runtime.together():
         waited = _fill(store, own, extraction, data, config.num_workers)
         unreadable = store.notes(own).values()
     report = {
         "images_at_once": extraction.images_at_once * devices,
-        "nodes_at_once": nodes_at_once,
+        "nodes_at_once": extraction.nodes_at_once,
         "input_wait": waited,
         "unreadable": sorted(runtime.gather_texts(unreadable)),
     }

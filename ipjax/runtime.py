@@ -7,6 +7,7 @@ their matrices over all devices (`jax.set_mesh(mesh())`). JAX's multi-controller
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,20 +112,21 @@ def together() -> Iterator[None]:
         raise error
 
 
-def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_nodes: int) -> tuple[int, int]:
-    """Images and path nodes that a device should evaluate together, for conductances to some targets at once.
+def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_nodes: int, most_images: int) -> tuple[int, int]:
+    """Images, up to `most_images`, and path nodes that a device should evaluate together, for conductances to some targets.
 
     On an accelerator as many as its memory holds: an image at a node takes the activations of every layer and a gradient a
-    target of each (an upper estimate, since compiled code keeps fewer).
+    target of each (an upper estimate, since compiled code keeps fewer). Images are shared out evenly over the blocks.
     """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # devices of a CPU share its cores and caches
         size = max(1, _CPU_BLOCK // (image_shape[0] * image_shape[1]) // len(devices))
-        images = min(max(1, 32 // len(devices)), size)
+        images = min(most_images, max(1, 32 // len(devices)), size)
     else:
         layers = net.layer_shapes(np.zeros((1, *image_shape), np.float32)).values()
         image = sum(layer.size * layer.dtype.itemsize for layer in layers) * (1 + num_targets)
         limit = (devices[0].memory_stats() or {}).get("bytes_limit", _UNKNOWN_MEMORY)
         size = max(1, int(_MEMORY_SHARE * limit / image))
-        images = min(64, size)
+        images = min(most_images, size)
+    images = math.ceil(most_images / math.ceil(most_images / images))
     return images, min(num_nodes, max(1, size // images))
