@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import platformdirs
 
+LEAST = 50  # images
 HOW = ("out", "data_dir", "batch_size", "num_workers", "compiled", "distributed", "coordinator", "num_processes", "process_id")
 """Settings of how and where a run computes; all others decide about its numbers."""
 
@@ -26,7 +27,7 @@ class Config:
     imagenette, once prepared by python -m experiments.prepare_data; or a folder: one of images a class, or images and a table
     of their labels"""
     data_dir: Path | None = None
-    """where the prepared data sets are; default: ~/tensorflow_datasets"""
+    """where the prepared data sets are; default: TFDS_DATA_DIR or ~/tensorflow_datasets"""
     num_images: int | None = None
     """images to analyse, of each class its share; default: all, but at most 10,000. Of more than 899 digits some occur twice,
     drawn in another place"""
@@ -51,7 +52,8 @@ class Config:
     precision: Literal["highest", "high", "default"] = "highest"
     """of the network's matrix products in float32: accelerators use fewer bits by default; estimators use highest"""
     shard_size: int = 64
-    """images whose features are written to out/features together: what a killed run loses at most"""
+    """images that are read, and whose features are written to out/features, together: what a killed run loses at most. At least
+    one shard for each host"""
     seed: int = 0
     """of the images, the sketch, the contrast direction, shuffles and subsamples, and of random weights"""
     out: Path | None = None
@@ -59,11 +61,11 @@ class Config:
     batch_size: int | None = None
     """images evaluated together on a host; default: by the devices' memory"""
     num_workers: int = 0
-    """processes that decode image files; 0: threads of this one"""
+    """processes that decode image files; 0: threads of this one. For machines of many cores that wait for images"""
     compiled: Path | None = Path(platformdirs.user_cache_dir("ipjax")) / "compiled"
     """folder that keeps compiled code for later runs, or None"""
     distributed: bool = False
-    """several hosts, on each of which the same command runs"""
+    """several hosts, on each of which the same command runs; their out may be one folder that all see, or each host's own"""
     coordinator: str | None = None
     """address:port of the first of several hosts; found by itself on Cloud TPU, Slurm, Open MPI and Kubernetes, as are:"""
     num_processes: int | None = None
@@ -82,9 +84,9 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and value < 0:
             raise ValueError(f"{name}: expected at least 0, got {value}")
-    if config.num_images is not None and config.num_images < 50:
+    if config.num_images is not None and config.num_images < LEAST:
         raise ValueError(
-            f"num_images: expected at least 50, five a class, for class-conditional estimates; got {config.num_images}"
+            f"num_images: expected at least {LEAST}, five a class, for class-conditional estimates; got {config.num_images}"
         )
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed: expected an integer from 0 to 2³² - 1, got {config.seed}")

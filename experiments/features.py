@@ -26,6 +26,7 @@ from ipjax.readout import CountSketch, Readout, channel_mean, channel_sum
 from ipjax.store import Shard, Store
 
 TARGETS = ("predicted", "contrast", "random")
+SKETCH = 512  # features
 Arrays = dict[str, np.ndarray]
 ByLayer = dict[str, Array]
 
@@ -37,7 +38,7 @@ class Extraction:
 
     **Arguments:**
 
-    - `readout`: `"sketch"` or `"channel"`, see `experiments.runner.Config`.
+    - `readout`: `"sketch"` or `"channel"`, see `experiments.config.Config`.
     - `images_at_once`, `nodes_at_once`: evaluated together by a device; halved, images first, where memory does not suffice.
     """
 
@@ -52,7 +53,7 @@ class Extraction:
     def __post_init__(self):
         self.mesh = runtime.local_mesh()
         self.net = runtime.replicate(self.net, self.mesh)
-        sketch = CountSketch(512, self.seed)
+        sketch = CountSketch(SKETCH, self.seed)
         of_activation, of_conductance = (sketch, sketch) if self.readout == "sketch" else (channel_mean, channel_sum)
         self.quadrature = ipjax.quadrature.trapezoid(self.num_steps)
         self._forward = jax.jit(self._on_devices(partial(_activations, names=self.names, readout=of_activation), (P("data"),)))
@@ -77,11 +78,12 @@ class Extraction:
         start: int,
         advance: Callable[[float], None] = lambda images: None,
     ) -> Arrays:
-        """Of the images that are marked in a shard that starts at position `start`: one row each.
+        """Of the images that are marked in a shard that starts at position `start`: a row each.
 
-        `position`, `predicted`; `features/<representation>/<layer>`, what the readout makes of the layer;
-        `channels/<representation>/<layer>`, mean activations and summed conductances; `gap/<target>/<layer>` and
-        `change/<target>`, the completeness gap and the change of the target from baseline to image.
+        `position`, `predicted` [rows]; `features/<representation>/<layer>` [rows, features], what the readout makes of the
+        layer; `channels/<representation>/<layer>` [rows, channels], mean activations and summed conductances, not of the random
+        class; `gap/<target>/<layer>` and `change/<target>` [rows], the completeness gap and the change of the target from
+        baseline to image.
         """
         logits, features, channels = self._in_blocks(self._forward, images)
         predicted = np.where(mask, np.argmax(logits, axis=1), 0)
@@ -215,7 +217,7 @@ def _targets(
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the readable ones of the selected images, in a store.
+    """Features of the readable ones of the selected images, in a store. Reading gathers: all processes must ask for the same.
 
     **Attributes:**
 

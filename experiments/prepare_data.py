@@ -47,7 +47,7 @@ def main(config: Config) -> Path:
     if config.name == "imagenet2012":
         _check_tars(config.manual_dir)
     if find_spec("tensorflow") is None:
-        raise ValueError("preparing needs TensorFlow (reading does not): pip install 'ipjax[prepare]'")
+        raise ValueError("preparing needs TensorFlow (reading does not): pip install -e '.[prepare]'")
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
         message = f"{left} is left from a preparation that was interrupted; delete it, unless another one is running"
         say(message)

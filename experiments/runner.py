@@ -1,9 +1,10 @@
-"""What the image experiments share: settings, measurements of every layer and channel, figures, files."""
+"""What the image experiments share: features of every layer, their measurements, figures, files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -24,7 +25,7 @@ import ipjax
 import ports
 from experiments.config import HOW, Config, check
 from experiments.console import console, errors_shown, print_summary, progress, say, warn
-from experiments.features import TARGETS, Extraction, Features, Layers, open_features
+from experiments.features import SKETCH, TARGETS, Extraction, Features, Layers, open_features
 from experiments.selection import Selection, preprocessing_of, select
 from ipjax import runtime
 from ipjax.assessment import few_per_class
@@ -32,7 +33,7 @@ from ipjax.data import digits
 from ipjax.data.pipeline import batches
 from ipjax.efficiency import Efficiency
 from ipjax.estimators import KDE, Probe
-from ipjax.store import Shard, Store, explained, shards
+from ipjax.store import Shard, Store, difference, explained, shards
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 TOP_CHANNELS = 10  # of a layer, listed in channels.csv
@@ -54,32 +55,38 @@ def run(experiment: str, config: Config) -> Path:
         runtime.initialize(config.coordinator, config.num_processes, config.process_id)
     if config.compiled is not None:
         runtime.keep_compiled(config.compiled)
-    net = _in_precision(ports.load(config.network, config.weights, seed=config.seed), config.dtype)
-    data = select(
-        config.data,
-        preprocessing_of(config.network, config.weights, config.resize, config.crop),
-        data_dir=config.data_dir,
-        num_images=config.num_images,
-        min_per_class=config.min_per_class,
-        clutter=config.clutter,
-        seed=config.seed,
-    )
-    example = np.zeros((1, *data.images.shape), np.float32)
-    names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
-    num_classes = net.logits_shape(example).shape[1]
+    with runtime.together():
+        net = _in_precision(ports.load(config.network, config.weights, seed=config.seed), config.dtype)
+        data = select(
+            config.data,
+            preprocessing_of(config.network, config.weights, config.resize, config.crop),
+            data_dir=config.data_dir,
+            num_images=config.num_images,
+            min_per_class=config.min_per_class,
+            clutter=config.clutter,
+            seed=config.seed,
+        )
+        example = np.zeros((1, *data.images.shape), np.float32)
+        names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
+        num_classes = net.logits_shape(example).shape[1]
+        settings = _settings(net, names, data, config)
+    runtime.agree(json.dumps(_plain(settings) | _compared(config)))
     out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with runtime.together():
         if runtime.is_main():
             _prepare(out, config)
-            _object(data, num_classes)
+            say(f"results go to {out}")
+            _warn_of_limits(data, num_classes)
 
     with jax.default_matmul_precision(config.precision):
-        features, found = _extract(net, names, data, out / "features", config)
+        features, found = _extract(net, names, data, Store(out / "features", settings), config)
     labels = data.labels[features.positions]
     accuracy = float(np.mean(features.predicted == labels)) if num_classes == data.images.num_classes else None
-    if runtime.is_main():
-        with explained(f"could not write to {out}"):
-            _write_json(out / "environment.json", _environment(config) | {"accuracy": accuracy} | found)
+    with runtime.together():
+        if runtime.is_main():
+            environment = _environment(config) | {"accuracy": accuracy} | found
+            with explained(f"could not write to {out}"):
+                _write_json(out / "environment.json", environment)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
     with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
@@ -110,7 +117,7 @@ def _write_results(
                 figure.savefig(out / f"{name}.{ending}")
 
 
-def _object(data: Selection, num_classes: int) -> None:
+def _warn_of_limits(data: Selection, num_classes: int) -> None:
     """Says what makes the results of these images less than they could be."""
     if num_classes != data.images.num_classes:
         warn(f"the network tells {num_classes} classes apart, the data has {data.images.num_classes}: no accuracy is given")
@@ -132,7 +139,7 @@ def _over_all_devices() -> Any:
 
 def _prepare(out: Path, config: Config) -> None:
     """Makes the folder, or finds it holding a run of the same settings, and writes the settings."""
-    settings = {key: value for key, value in _plain(asdict(config)).items() if key not in HOW}
+    settings = _compared(config)
     # A run that was killed at its very start may have left its part of a file.
     if out.exists() and (not out.is_dir() or any(path.suffix != ".part" for path in out.iterdir())):
         try:
@@ -140,21 +147,23 @@ def _prepare(out: Path, config: Config) -> None:
         except (OSError, ValueError, TypeError):
             message = f"out: {out} exists and holds no run of this program, or one whose config.json is damaged"
             raise ValueError(message + "; choose another folder") from None
-        differing = [k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)]
-        if differing:
-            changes = "; ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in sorted(differing))
+        if settings != before:
+            changes = difference(before, settings)
             raise ValueError(f"out: {out} holds a run with other settings ({changes}); choose another folder")
     with explained(f"could not write to {out}"):
         out.mkdir(parents=True, exist_ok=True)
         _write_json(out / "config.json", settings)
 
 
+def _compared(config: Config) -> dict[str, Any]:
+    """The settings that decide about the results."""
+    return {key: value for key, value in _plain(asdict(config)).items() if key not in HOW}
+
+
 def _extract(
-    net: ipjax.Network, names: tuple[str, ...], data: Selection, folder: Path, config: Config
+    net: ipjax.Network, names: tuple[str, ...], data: Selection, store: Store, config: Config
 ) -> tuple[Features, dict[str, Any]]:
     """The features, computed as far as they are not in the folder yet; and what there is to report of the computation."""
-    store = Store(folder, _settings(net, names, data, config))
-    runtime.agree(json.dumps(_plain(store.settings)))
     every = shards(len(data.index), config.shard_size)
     if len(every) < jax.process_count():
         raise ValueError(
@@ -168,12 +177,13 @@ def _extract(
     extraction = Extraction(net, names, config.readout, config.num_steps, config.seed, *block)
     with runtime.together():
         waited = _fill(store, own, extraction, data, config.num_workers)
-        unreadable = store.notes(own).values()
+    unreadable = sorted(runtime.gather_texts(store.notes(own).values()))
+    _check_unreadable(unreadable, len(data.index))
     report = {
         "images_at_once": extraction.images_at_once * devices,
         "nodes_at_once": extraction.nodes_at_once,
         "input_wait": waited,
-        "unreadable": sorted(runtime.gather_texts(unreadable)),
+        "unreadable": unreadable,
     }
     return open_features(store, own, names), report
 
@@ -181,20 +191,20 @@ def _extract(
 def _fill(store: Store, own: Sequence[Shard], extraction: Extraction, data: Selection, num_workers: int) -> float | None:
     """Computes the shards that are not in the store; returns the share of the time in which the devices waited for images."""
     missing, damaged = store.check(own)
-    there = [shard for shard in own if shard not in missing]
     for shard in damaged:
         warn(f"{store.folder / shard.file} was damaged and is computed again")
+    # Images that could not be read may have been mended.
+    there = [shard for shard in own if shard not in missing and not store.notes([shard])]
+    missing = [shard for shard in own if shard not in there]
     if there:
         say(f"{len(there)} of {len(own)} shards are there already")
     if not missing:
         return None
-    unreadable = list(store.notes(there).values())
-    size = max(map(len, missing))
-    index = np.full((len(missing), size), -1)
-    for row, shard in zip(index, missing, strict=True):
-        row[: len(shard)] = data.index[shard.start : shard.stop]
+    unreadable = []
+    size = max(map(len, missing))  # only the last shard can be smaller
+    index = np.concatenate([data.index[shard.start : shard.stop] for shard in missing])
     began, waited = time.monotonic(), 0.0
-    images = batches(data.images, index.ravel(), size, num_workers=num_workers)
+    images = batches(data.images, index, size, num_workers=num_workers)
     with closing(images), progress("images", sum(map(len, own))) as advance:
         advance(sum(map(len, there)))
         for shard in missing:
@@ -204,16 +214,20 @@ def _fill(store: Store, own: Sequence[Shard], extraction: Extraction, data: Sele
             for reason in batch.unreadable.values():
                 warn(f"left out: {reason}")
             unreadable += batch.unreadable.values()
-            if len(unreadable) > UNREADABLE * len(data.index):
-                raise ValueError(
-                    f"data: {len(unreadable)} images cannot be read, more than {UNREADABLE:.0%} of {len(data.index)}: "
-                    f"{'; '.join(unreadable)}; replace or remove them"
-                )
+            _check_unreadable(unreadable, len(data.index))
             arrays = extraction(batch.images[: len(shard)], batch.mask[: len(shard)], shard.start, advance)
             store.write(shard, arrays, {str(i): reason for i, reason in batch.unreadable.items()})
     spent = time.monotonic() - began
     say(f"waited for images {waited / spent:.1%} of {spent:.0f} s")
     return waited / spent
+
+
+def _check_unreadable(unreadable: Sequence[str], num_images: int) -> None:
+    if len(unreadable) > UNREADABLE * num_images:
+        raise ValueError(
+            f"data: {len(unreadable)} images cannot be read, more than {UNREADABLE:.0%} of {num_images}: "
+            f"{'; '.join(unreadable)}; replace them and start again, or remove them and choose another --out"
+        )
 
 
 def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, config: Config) -> dict[str, Any]:
@@ -223,6 +237,7 @@ def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, confi
         digest.update(np.asarray(leaf).tobytes())
     chosen = ("network", "readout", "num_steps", "dtype", "precision", "shard_size", "seed")
     settings = {"weights": digest.hexdigest(), "layers": names, "targets": TARGETS, "quadrature": "trapezoid", "baseline": 0.0}
+    settings |= {"sketch": SKETCH, "versions": {name: version(name) for name in ("ipjax", "jax")}}
     return settings | {name: getattr(config, name) for name in chosen} | data.settings | {"num_images": len(data.index)}
 
 
@@ -237,14 +252,15 @@ def _measure_layers(
     kde = KDE(config.noise)
     records, profile = [], []
     with progress("layers", sum(map(len, layers.values()))) as advance:
-
-        def track(names: Sequence[str]) -> Iterable[str]:
-            for name in names:
-                yield name
-                advance(1 / (2 if representation == "random" else 3))
-
         for representation, values in layers.items():
             compared = representation == "random"
+            share = 1 / (2 if compared else 3)
+
+            def track(names: Sequence[str], share: float = share) -> Iterable[str]:
+                for name in names:
+                    yield name
+                    advance(share)
+
             common: dict[str, Any] = {"representation": representation, "seed": config.seed, "track": track}
             common["nuisances"] = None if compared else nuisances
             about_input = None if compared else kde
@@ -349,6 +365,7 @@ def _environment(config: Config) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("ipjax", "jax", "jaxlib", "flax", "numpy", "scikit-learn")},
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
+        "how": {key: value for key, value in _plain(asdict(config)).items() if key in HOW},
         "matmul_precision": {"network": config.precision, "estimators": "highest"},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
     }
@@ -356,7 +373,10 @@ def _environment(config: Config) -> dict[str, Any]:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_plain(values), indent=2) + "\n")
+    with part.open("w") as file:
+        file.write(json.dumps(_plain(values), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from experiments.config import LEAST
 from experiments.console import progress
 from ipjax.data import digits, folder, tfds
 from ipjax.data.pipeline import Images, stratified
@@ -54,22 +55,24 @@ def select(
     clutter: float,
     seed: int,
 ) -> Selection:
-    """Images of the digits, of a data set of TFDS, or of a folder; arguments as in `experiments.runner.Config`."""
+    """Images of the digits, of a data set of TFDS, or of a folder; arguments as in `experiments.config.Config`."""
     if data == "digits":
         num_images = digits.NUM_TEST if num_images is None else num_images
         drawn = digits.digits_in_clutter("test", num_images, seed=seed, clutter=clutter)
         return Selection(drawn, np.arange(num_images), drawn.nuisances, {"data": data, "clutter": clutter})
     if data in tfds.SPLITS:
         images = _open_tfds(data, preprocessing, data_dir)
-    elif Path(data).is_dir():
+    elif Path(data).expanduser().is_dir():
         images = folder.open_folder(data, preprocessing)
     else:
         raise ValueError(f"data: expected digits, {', '.join(tfds.SPLITS)} or a folder of images, got {data!r}")
+    if len(images) < LEAST:
+        raise ValueError(f"data: expected at least {LEAST} images, for class-conditional estimates; {data} has {len(images)}")
     num_images = min(len(images), MOST) if num_images is None else num_images
     index = stratified(images.labels, num_images, min_per_class=min_per_class, seed=seed)
     digest = hashlib.sha256()
     for i in index:
-        digest.update(f"{images.name(i)}\n{images.labels[i]}\n".encode())
+        digest.update(f"{images.name(i)}\n{images.labels[i]}\n".encode(errors="surrogateescape"))
     settings = {"data": data, "preprocessing": asdict(preprocessing), "images": digest.hexdigest()}
     return Selection(images, index, {}, settings)
 

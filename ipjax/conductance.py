@@ -336,7 +336,7 @@ def _varying_axes(*values: Any) -> frozenset[str]:
 def _zeros(like: Any, axes: frozenset[str]) -> Any:
     """Zeros of these shapes that vary along mesh axes. Made plainly in the body of a `jax.shard_map` they count as the same on
     all devices, and a gradient with respect to them is then summed over devices, silently."""
-    return jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), tuple(axes), to="varying"), like)
+    return jax.tree.map(lambda leaf: jax.lax.pcast(jnp.zeros(leaf.shape, leaf.dtype), tuple(sorted(axes)), to="varying"), like)
 
 
 def _activations(net: Network, x: Input, names: tuple[str, ...]) -> ByLayer:

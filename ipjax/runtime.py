@@ -7,6 +7,7 @@ their matrices over all devices (`jax.set_mesh(mesh())`). JAX's multi-controller
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -22,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from ipjax.taps import Network
 
 AXIS = "data"
-_CPU_BLOCK = 12 * 224 * 224  # pixels x nodes, on all devices that share the CPU: larger blocks are not faster
+_CPU_BLOCK = 12 * 224 * 224  # images x pixels x nodes, on all devices that share the CPU: larger blocks are not faster
 _UNKNOWN_MEMORY = 8 * 2**30  # bytes, of a device that does not tell
 _MEMORY_SHARE = 0.6  # of an accelerator's memory, for a block
 
@@ -38,6 +40,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
         raise ValueError(f"num_processes, process_id: expected both or none, got {num_processes} and {process_id}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.devices()  # which waits for the others, and not long: before work that takes hosts unequally long
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"could not start the distributed run: {error}; outside Cloud TPU, Slurm, Open MPI and Kubernetes give the address "
@@ -82,7 +85,8 @@ def gather(rows: np.ndarray) -> np.ndarray:
     counts = np.asarray(multihost_utils.process_allgather(np.asarray(len(rows), np.int32)))
     padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
-    every = np.asarray(multihost_utils.process_allgather(padded))
+    sent = np.frombuffer(padded.tobytes(), np.uint8)  # JAX would make 32 bits of 64
+    every = np.asarray(multihost_utils.process_allgather(sent)).view(rows.dtype).reshape(len(counts), *padded.shape)
     return np.concatenate([rows[:count] for rows, count in zip(every, counts, strict=True)])
 
 
@@ -104,8 +108,10 @@ def together() -> Iterator[None]:
     error = None
     try:
         yield
-    except (ValueError, KeyError, OSError) as caught:
+    except Exception as caught:
         error = caught
+        if jax.process_count() > 1:  # the others may take long to get here
+            logging.getLogger(__name__).error("host %d stopped: %s", jax.process_index(), error)
     if (failed := gather_texts([] if error is None else [str(error)])) and error is None:
         raise ValueError(f"another host stopped: {failed[0]}")
     if error is not None:
@@ -123,7 +129,8 @@ def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_node
         size = max(1, _CPU_BLOCK // (image_shape[0] * image_shape[1]) // len(devices))
         images = min(most_images, max(1, 32 // len(devices)), size)
     else:
-        layers = net.layer_shapes(np.zeros((1, *image_shape), np.float32)).values()
+        dtype = jnp.result_type(*jax.tree.leaves(net.params))
+        layers = net.layer_shapes(jnp.zeros((1, *image_shape), dtype)).values()
         image = sum(layer.size * layer.dtype.itemsize for layer in layers) * (1 + num_targets)
         limit = (devices[0].memory_stats() or {}).get("bytes_limit", _UNKNOWN_MEMORY)
         size = max(1, int(_MEMORY_SHARE * limit / image))

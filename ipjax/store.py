@@ -63,9 +63,10 @@ class Store:
         missing, damaged = [], []
         with explained(f"could not make or read the folder {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for shard in wanted:
-                for part in self.folder.glob(f".{shard.file}.*.part"):
+            for part in self.folder.glob(".*.part"):
+                if part.name[1:].partition(".safetensors")[0] in {Path(shard.file).stem for shard in wanted}:
                     part.unlink(missing_ok=True)
+            for shard in wanted:
                 path = self.folder / shard.file
                 if not path.exists():
                     missing.append(shard)
@@ -75,7 +76,7 @@ class Store:
                     damaged.append(shard)
                 elif settings != _plain(self.settings):
                     raise ValueError(
-                        f"{path} was computed with other settings ({_difference(settings, _plain(self.settings))}); choose "
+                        f"{path} was computed with other settings ({difference(settings, _plain(self.settings))}); choose "
                         "another folder, or remove this one to compute everything anew"
                     )
         return missing, damaged
@@ -163,6 +164,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two settings, in words."""
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys)

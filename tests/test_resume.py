@@ -54,14 +54,15 @@ def _same_results(one, other):
 
 
 def _kill_and_resume(whole, folder, times, seed):
-    """Kills a run and its restarts at random moments, until it has been killed so often; the last one is left to end."""
+    """How many of some runs, each killed at a random moment and started again, end otherwise than one that was left alone."""
     began = time.monotonic()
     _in_process(replace(whole, out=folder / "timed")).join()
-    usual, rng, differences = time.monotonic() - began, random.Random(seed), 0
+    usual, rng, killed, differences = time.monotonic() - began, random.Random(seed), 0, 0
     for i in range(times):
         config = replace(whole, out=folder / f"run{i}")
         process = _in_process(config)
         process.join(rng.uniform(0, usual))
+        killed += process.is_alive()
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -70,6 +71,7 @@ def _kill_and_resume(whole, folder, times, seed):
         assert resumed.exitcode == 0
         assert not list((config.out / "features").glob(".*"))
         differences += not _same_results(whole.out, config.out)
+    assert killed > 0
     return differences
 
 
@@ -92,9 +94,9 @@ def test_goes_on_with_the_shards_that_are_there(whole, tmp_path, capfd):
     kept[5].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
     capfd.readouterr()
     main(config)
-    shown = "".join(capfd.readouterr().err.split())
-    assert f"{kept[5].name}wasdamagedandiscomputedagain" in shown
-    assert "14of16shardsaretherealready" in shown
+    shown = capfd.readouterr().err
+    assert f"{kept[5].name} was damaged and is computed again" in shown
+    assert "14 of 16 shards are there already" in shown
     assert {path for path in kept if path.stat().st_mtime_ns != times[path]} == {kept[3], kept[5]}
     assert _same_results(whole.out, config.out)
 
@@ -158,9 +160,13 @@ def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
     with (config.out / "layers.csv").open() as file:
         assert {row["num_samples"] for row in csv.DictReader(file)} == {"198"}
     before = (config.out / "layers.csv").read_bytes()
-    main(config)  # nothing is read anew; the images left out are known
+    main(config)
     assert json.loads((config.out / "environment.json").read_text())["unreadable"] == environment["unreadable"]
     assert (config.out / "layers.csv").read_bytes() == before
+    for i in range(2):
+        Image.new("RGB", (40, 36), (99, 50 * i, 9)).save(tmp_path / "images" / f"class{i}" / f"{i}.jpg")
+    main(config)
+    assert json.loads((config.out / "environment.json").read_text())["unreadable"] == []
 
 
 def test_more_than_a_hundredth_unreadable_stops_the_run(whole, tmp_path):

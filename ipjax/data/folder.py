@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -152,6 +153,8 @@ def _fields(line: str) -> list[str]:
 def _numbered(labels: Sequence[str], *, keep_numbers: bool) -> tuple[np.ndarray, int]:
     """Class numbers [n] from 0 and how many classes there are."""
     classes = sorted(set(labels))
+    if keep_numbers and (odd := [label for label in classes if re.fullmatch(r"-\d+|\d{7,}", label)]):
+        raise ValueError(f"labels: expected names, or whole numbers from 0 to 999999, got {_few(odd)}")
     if all(label.isascii() and label.isdigit() for label in classes):
         if keep_numbers:
             return np.array([int(label) for label in labels]), max(map(int, classes)) + 1

@@ -55,11 +55,10 @@ class Records:
             raise ValueError(f"{self._named(record, i)}: {error}") from error
 
     def name(self, i: int) -> str:
-        return self._named(_record(self.source, i, self.split), i)
+        return f"{self.split}, record {i}"
 
     def _named(self, record: dict[str, Any], i: int) -> str:
-        where = f"{self.split}, record {i}"
-        return f"{record['file_name'].decode()} ({where})" if "file_name" in record else where
+        return f"{record['file_name'].decode()} ({self.name(i)})" if "file_name" in record else self.name(i)
 
 
 def open_tfds(
