@@ -53,7 +53,7 @@ class Config:
     """of the network's matrix products in float32: accelerators use fewer bits by default; estimators use highest"""
     shard_size: int = 64
     """images that are read, and whose features are written to out/features, together: what a killed run loses at most. At least
-    one shard for each host"""
+    one shard for each host. The random classes that the leak is compared with are shuffled within a shard: 16 or more"""
     seed: int = 0
     """of the images, the sketch, the contrast direction, shuffles and subsamples, and of random weights"""
     out: Path | None = None

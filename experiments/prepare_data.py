@@ -11,6 +11,7 @@ are downloaded. A preparation that was interrupted is started again by the same 
 from __future__ import annotations
 
 import os
+import tarfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,11 @@ def main(config: Config) -> Path:
     import tensorflow_datasets as tfds
 
     manual_dir = None if config.manual_dir is None else str(config.manual_dir.expanduser())
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False))
+    settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    try:
+        builder.download_and_prepare(download_config=settings)
+    except tarfile.TarError as error:
+        raise ValueError(f"a tar is damaged or was not downloaded whole ({error}); check its MD5 and get it again") from error
     say(f"{config.name} is prepared, in {folder}")
     return folder
 

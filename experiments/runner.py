@@ -52,6 +52,7 @@ def run(experiment: str, config: Config) -> Path:
     start = time.monotonic()
     check(config)
     if config.distributed:
+        say("waiting for the other hosts, at most five minutes")
         runtime.initialize(config.coordinator, config.num_processes, config.process_id)
     if config.compiled is not None:
         runtime.keep_compiled(config.compiled)
@@ -76,7 +77,7 @@ def run(experiment: str, config: Config) -> Path:
         if runtime.is_main():
             _prepare(out, config)
             say(f"results go to {out}")
-            _warn_of_limits(data, num_classes)
+            _warn_of_limits(data, num_classes, config.shard_size)
 
     with jax.default_matmul_precision(config.precision):
         features, found = _extract(net, names, data, Store(out / "features", settings), config)
@@ -117,12 +118,14 @@ def _write_results(
                 figure.savefig(out / f"{name}.{ending}")
 
 
-def _warn_of_limits(data: Selection, num_classes: int) -> None:
+def _warn_of_limits(data: Selection, num_classes: int, shard_size: int) -> None:
     """Says what makes the results of these images less than they could be."""
     if num_classes != data.images.num_classes:
         warn(f"the network tells {num_classes} classes apart, the data has {data.images.num_classes}: no accuracy is given")
     if isinstance(data.images, digits.Digits) and (repeated := len(data.index) - digits.NUM_TEST) > 0:
         warn(f"{repeated} images repeat a digit of another one, so halves, folds and neighbours are not independent")
+    if shard_size < 16:
+        warn(f"random classes are shuffled among the images of a shard, {shard_size}: too few to hide the predicted ones")
     if few := few_per_class(data.labels):
         shown = ", ".join(map(str, list(few)[:10])) + (", ..." if len(few) > 10 else "")
         warn(f"{len(few)} classes have fewer than 20 images, too few for class-conditional estimates: {shown}")

@@ -38,6 +38,9 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
     """
     if (num_processes is None) != (process_id is None):
         raise ValueError(f"num_processes, process_id: expected both or none, got {num_processes} and {process_id}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"coordinator: expected address:port of the first host, got {coordinator!r}")
+    jax.config.update("jax_enable_preemption_service", False)  # so that SIGTERM ends the process
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
         jax.devices()  # which waits for the others, and not long: before work that takes hosts unequally long

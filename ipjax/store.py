@@ -38,6 +38,8 @@ class Shard:
 
 def shards(num_images: int, size: int) -> tuple[Shard, ...]:
     """All images in shards of one size; the last one may be smaller."""
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 image in a shard, got {size}")
     return tuple(Shard(start, min(start + size, num_images)) for start in range(0, num_images, size))
 
 
@@ -86,8 +88,9 @@ class Store:
 
         **Raises:** `OSError` where the disk is full or the folder cannot be written to; other shards are not touched.
         """
+        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # safetensors takes memory as it lies
         texts = {"settings": json.dumps(_plain(self.settings)), "notes": json.dumps(dict(notes or {}))}
-        content = save(dict(arrays), metadata=texts | {"sha256": _checksum(texts, arrays)})
+        content = save(arrays, metadata=texts | {"sha256": _checksum(texts, arrays)})
         part = self.folder / f".{shard.file}.{os.getpid()}.part"
         with explained(f"could not write {shard.file} ({len(content) / 2**20:.1f} MiB) to {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +150,7 @@ def _checksum(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str
     digest = hashlib.sha256(json.dumps(sorted(texts.items())).encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
+        digest.update(arrays[name].data)
     return digest.hexdigest()
 
 

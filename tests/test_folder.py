@@ -219,3 +219,27 @@ def test_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileNotFoundError, match="expected a folder of images, found a file"):
         open_folder(tmp_path / "file", SMALL)
+
+
+def test_links_to_what_is_above_or_beside_count_no_image_twice(tmp_path):
+    for seed, name in enumerate(["cat/a.png", "dog/b.png"]):
+        save(tmp_path / name, seed)
+    os.symlink(tmp_path, tmp_path / "cat" / "up")
+    os.symlink(tmp_path / "dog", tmp_path / "cat" / "beside")
+    assert labelled(open_folder(tmp_path, SMALL)) == {"cat/a.png": 0, "dog/b.png": 1}
+    os.symlink(tmp_path / "dog", tmp_path / "hound")
+    with pytest.raises(ValueError, match="found links to the same one"):
+        open_folder(tmp_path, SMALL)
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    for seed, name in enumerate(["cat/a.png", "dog/b.png"]):
+        save(tmp_path / name, seed)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    assert labelled(open_folder(tmp_path, SMALL)) == {"cat/a.png": 0, "dog/b.png": 1}
+
+
+@pytest.mark.parametrize("label", ["-1", "3000000000", "1" * 5000])
+def test_numbers_that_are_no_labels(label, tmp_path):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 999999"):
+        open_folder(flat(tmp_path, f"a.png,0\nb.png,1\nc.png,{label}"), SMALL)

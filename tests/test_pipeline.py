@@ -235,3 +235,9 @@ def test_the_seed_decides():
 def test_wrong_arguments_of_stratified(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         stratified(np.repeat(np.arange(4), 25), **{"num_images": 30, "seed": 0} | arguments)
+
+
+@pytest.mark.parametrize("index", [[True, False], [0.7, 1.9]])
+def test_an_index_of_other_than_integers_is_refused(index):
+    with pytest.raises(ValueError, match="index: expected integers"):
+        batches(Numbered(4), index, 2)

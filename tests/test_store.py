@@ -43,6 +43,15 @@ def test_reads_what_was_written(store):
     assert store.notes(wanted) == {"0": "cat.jpg: cut off", "5": "cat.jpg: cut off"}
 
 
+def test_arrays_that_do_not_lie_in_order(store):
+    (shard,) = shards(3, 3)
+    columns = np.arange(12, dtype=np.float32).reshape(4, 3).T
+    store.write(shard, {"transposed": columns, "every other": columns[:, ::2]})
+    assert store.check([shard]) == ([], [])
+    np.testing.assert_array_equal(store.read([shard], "transposed"), columns)
+    np.testing.assert_array_equal(store.read([shard], "every other"), columns[:, ::2])
+
+
 def test_shard_without_a_row(store):
     (shard,) = shards(5, 5)
     store.write(shard, _arrays(0, rows=0))

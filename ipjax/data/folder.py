@@ -69,7 +69,11 @@ def open_folder(path: str | os.PathLike[str], preprocessing: Preprocessing) -> I
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     images = [entry.name for entry in entries if _is_image(entry)]
     files = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in LABEL_ENDINGS]
-    classes = {entry.name: _images_below(entry) for entry in entries if entry.is_dir()}
+    folders = {entry: os.path.realpath(entry) for entry in entries if entry.is_dir()}
+    if len(set(folders.values())) < len(folders):
+        raise ValueError(f"{root}: expected class folders of their own, found links to the same one; remove them")
+    apart = {os.path.realpath(root), *folders.values()}
+    classes = {entry.name: _images_below(entry, apart - {real}) for entry, real in folders.items()}
     if not images and not any(classes.values()):
         raise ValueError(f"{root}: {LAYOUTS}, found no image; images end in {', '.join(sorted(IMAGE_ENDINGS))}")
     if images and any(classes.values()):
@@ -99,12 +103,14 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_ENDINGS and not entry.is_dir()  # a broken link is one, unreadable
+    if entry.suffix.lower() not in IMAGE_ENDINGS:
+        return False
+    return entry.is_file() or (entry.is_symlink() and not entry.exists())  # a broken link is one, unreadable
 
 
-def _images_below(folder: Path) -> list[str]:
-    """Names relative to the folder's parent."""
-    found, visited = [], set()
+def _images_below(folder: Path, apart: set[str]) -> list[str]:
+    """Names relative to the folder's parent, without what is below the folders that are `apart`."""
+    found, visited = [], set(apart)
     for here, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(here)) in visited:  # a link to a folder above would go round forever
             folders.clear()
@@ -128,10 +134,10 @@ def _read_labels(root: Path, images: Sequence[str], files: Sequence[Path]) -> li
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     for position, (number, line) in enumerate(rows):
         fields = _fields(line)
-        if position == 0 and fields[0] not in known and Path(fields[0]).suffix.lower() not in IMAGE_ENDINGS:
+        if position == 0 and fields and fields[0] not in known and Path(fields[0]).suffix.lower() not in IMAGE_ENDINGS:
             continue  # a header
         if len(fields) != 2 or not all(fields):
-            raise ValueError(f"{path}, line {number}: expected a file name and a label, got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected a file name and a label, got {line[:80]!r}")
         name, label = fields
         if name not in known:
             raise ValueError(f"{path}, line {number}: expected the name of an image in {root}, got {name!r}; remove the line")
@@ -146,7 +152,10 @@ def _fields(line: str) -> list[str]:
     """What a comma, a tab, or else the last blanks separate; names with blanks need one of the former."""
     for separator in (",", "\t"):
         if separator in line:
-            return [field.strip() for field in next(csv.reader([line.strip()], delimiter=separator))]
+            try:
+                return [field.strip() for field in next(csv.reader([line.strip()], delimiter=separator))]
+            except csv.Error:
+                return []
     return line.strip().rsplit(maxsplit=1)
 
 

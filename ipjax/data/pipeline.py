@@ -105,7 +105,10 @@ def batches(
     An image that cannot be read is masked and its reason given; any other error is raised here. Whoever stops before the
     end should close the iterator (`contextlib.closing`), or drop it, to end its threads or processes.
     """
-    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    index = np.asarray(index).reshape(-1)
+    if index.size and not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(f"index: expected integers, got {index.dtype}")
+    index = index.astype(np.int64)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if num_workers < 0:
@@ -129,6 +132,8 @@ def _batches(images: Images, index: np.ndarray, batch_size: int, num_workers: in
             batch = Batch(np.zeros((batch_size, *images.shape), np.float32), here.copy(), np.zeros(batch_size, bool), {})
             for row, (i, (image, reason)) in enumerate(zip(here.tolist(), _take(elements, batch_size), strict=True)):
                 if image is not None:
+                    if image.shape != images.shape:
+                        raise RuntimeError(f"image {i}: expected the data set's shape {images.shape}, got {image.shape}")
                     batch.images[row], batch.mask[row] = image, True
                 elif reason is not None:
                     batch.unreadable[i] = reason
@@ -151,13 +156,13 @@ def _pipeline(images: Images, index: np.ndarray, batch_size: int, num_workers: i
 
     elements = grain.MapDataset.source(cast(Sequence[int], index)).map(partial(_read, images))
     if num_workers == 0:
-        return elements.to_iter_dataset(grain.ReadOptions(READ_THREADS, 2 * batch_size))
+        return elements.to_iter_dataset(grain.ReadOptions(min(READ_THREADS, 2 * batch_size), 2 * batch_size))
     # Grain asks for this flag when it starts workers, which is an error in programs that do not parse flags with absl.
     flags.FLAGS["grain_enable_multiprocess_worker_profiling"].present = True
     # Images lie in three buffers of each worker: read, queued for this process, received. Batches are put together here,
     # and workers take turns image by image, so that neither order nor batches depend on their number.
     share = -(-batch_size // (2 * num_workers))
-    elements = elements.to_iter_dataset(grain.ReadOptions(2, share))
+    elements = elements.to_iter_dataset(grain.ReadOptions(min(2, share), share))
     # Through pipes: blocks of shared memory are small in containers, and left behind where the consumer stops early.
     elements = grain.experimental.WithOptionsIterDataset(elements, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize))
     return elements.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=share))

@@ -55,10 +55,11 @@ class Records:
             raise ValueError(f"{self._named(record, i)}: {error}") from error
 
     def name(self, i: int) -> str:
-        return f"{self.split}, record {i}"
+        return self._named(_record(self.source, i, self.split), i)
 
     def _named(self, record: dict[str, Any], i: int) -> str:
-        return f"{record['file_name'].decode()} ({self.name(i)})" if "file_name" in record else self.name(i)
+        where = f"{self.split}, record {i}"
+        return f"{record['file_name'].decode()} ({where})" if "file_name" in record else where
 
 
 def open_tfds(
@@ -111,9 +112,13 @@ def open_builder(configured: str, data_dir: str | os.PathLike[str] | None):
     folder = None if data_dir is None else os.path.expanduser(data_dir)
     try:
         return tfds.builder(configured, data_dir=folder, file_format="array_record")
-    except ValueError as error:
-        if "File format" not in str(error):
-            raise
+    except Exception as error:  # damaged metadata raise nearly anything
+        if not isinstance(error, ValueError) or "File format" not in str(error):
+            where = folder or constants.DATA_DIR
+            raise OSError(
+                f"{configured}: could not be opened in {where} ({type(error).__name__}: {error}); delete its folder there and "
+                "prepare it again"
+            ) from error
         name = configured.split("/")[0]
         at = os.path.join(folder or str(constants.DATA_DIR), configured)
         raise ValueError(
