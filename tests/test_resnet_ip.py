@@ -97,7 +97,7 @@ def test_completeness_gap_is_small_after_the_last_nonlinearity(run):
 
 def test_same_settings_give_the_same_bytes(run, tmp_path):
     config, out = run
-    again = main(replace(config, out=tmp_path / "again", batch_size=16))
+    again = main(replace(config, out=tmp_path / "again"))
     for name in ("layers.csv", "channels.csv"):
         assert (again / name).read_bytes() == (out / name).read_bytes()
 
