@@ -240,4 +240,4 @@ def test_wrong_arguments_of_stratified(arguments, message):
 @pytest.mark.parametrize("index", [[True, False], [0.7, 1.9]])
 def test_an_index_of_other_than_integers_is_refused(index):
     with pytest.raises(ValueError, match="index: expected integers"):
-        batches(Numbered(4), index, 2)
+        batches(Numbers(4), index, 2)

@@ -39,7 +39,7 @@ def test_missing_tars(tmp_path):
 def test_without_tensorflow(tmp_path, monkeypatch):
     write_validation_tar(tmp_path)
     monkeypatch.setattr("experiments.prepare_data.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"preparing needs TensorFlow .*: pip install 'ipjax\[prepare\]'"):
+    with pytest.raises(ValueError, match=r"preparing needs TensorFlow .*: pip install -e '\.\[prepare\]'"):
         main(Config("imagenet2012", tmp_path, tmp_path))
 
 

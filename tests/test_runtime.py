@@ -31,11 +31,11 @@ def devices(monkeypatch, number, platform="cpu", memory=None):
 
 @pytest.mark.parametrize(
     ("number", "side", "expected"),
-    [(1, 224, (12, 1)), (1, 32, (32, 18)), (1, 8, (32, NODES)), (8, 224, (1, 1)), (8, 32, (4, 18)), (64, 224, (1, 1))],
+    [(1, 224, (11, 1)), (1, 32, (32, 18)), (1, 8, (32, NODES)), (8, 224, (1, 1)), (8, 32, (4, 18)), (64, 224, (1, 1))],
 )
 def test_devices_of_a_cpu_share_one_block(net, monkeypatch, number, side, expected):
     devices(monkeypatch, number)
-    images, nodes = runtime.block(net, (side, side, 3), 3, NODES)
+    images, nodes = runtime.block(net, (side, side, 3), 3, NODES, 64)
     assert (images, nodes) == expected
     assert number * images * nodes * side**2 <= max(12 * 224**2, number * side**2)
 
@@ -54,7 +54,17 @@ def bytes_of_an_image(net, num_targets):
 def test_an_accelerators_block_fills_its_memory(net, monkeypatch, holds, expected, num_targets):
     """Of which 0.6 hold so many images at a node."""
     devices(monkeypatch, 4, "gpu", int(holds * bytes_of_an_image(net, num_targets) / 0.6))
-    assert runtime.block(net, SHAPE, num_targets, NODES) == expected
+    assert runtime.block(net, SHAPE, num_targets, NODES, 64) == expected
+
+
+def test_blocks_are_no_larger_than_what_there_is_and_of_even_size(net, monkeypatch):
+    devices(monkeypatch, 1)
+    assert [runtime.block(net, SHAPE, 3, NODES, most)[0] for most in (1, 20, 32, 33, 65)] == [1, 20, 32, 17, 22]
+
+
+def test_a_coordinator_without_a_port():
+    with pytest.raises(ValueError, match="coordinator: expected address:port of the first host, got 'nonsense'"):
+        runtime.initialize("nonsense", 2, 0)
 
 
 def test_one_process_gathers_its_own_rows():
@@ -134,7 +144,7 @@ def test_out_of_memory_goes_on_with_fewer_images(extract, images, whole, monkeyp
     extraction._forward = limited(extraction._forward, forward)
     extraction._conduct = limited(extraction._conduct, conduct, fits)
     found = extraction(*images, start=5, advance=advanced.append)
-    assert warnings == [f"out of memory; going on with {number} images at once on a device" for number in warned]
+    assert warnings == [f"out of memory; going on with {number} images x 3 nodes on a device" for number in warned]
     assert extraction.images_at_once == (warned or [8])[-1]
     assert sum(advanced) == len(images[0])
     assert found.keys() == whole.keys()
@@ -152,7 +162,7 @@ def test_not_even_one_image_fits(extract, images, monkeypatch):
     extraction._conduct = limited(extraction._conduct, 0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         extraction(*images, start=5)
-    assert len(warnings) == 3
+    assert len(warnings) == 4  # images 8, 4, 2, 1, then nodes 3, 1
 
 
 def test_other_errors_of_the_device_are_passed_on(extract, images, monkeypatch):
