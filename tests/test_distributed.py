@@ -113,7 +113,7 @@ def assert_same_shard(path, expected):
     assert load_file(path).keys() == load_file(expected).keys()
 
 
-def test_the_first_host_makes_the_folder_and_the_other_one_waits(tmp_path):
+def test_hosts_agree_and_wait_for_each_other(tmp_path):
     port, out = free_port(), str(tmp_path / "run")
     check(*[start("sharded_preparation.py", port, str(host), out, devices=1) for host in range(2)])
 
