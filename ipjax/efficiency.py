@@ -94,7 +94,8 @@ def _increment(before: Record | None, record: Record) -> Efficiency:
     halves_dropped = np.subtract(before["input_subsamples"], record["input_subsamples"])
     if abs(dropped) <= spread(halves_dropped):
         return Efficiency(None, withheld="input information does not change beyond its interval")
-    return _with_interval(gained / dropped, halves_gained / halves_dropped)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a half in which nothing is dropped
+        return _with_interval(gained / dropped, halves_gained / halves_dropped)
 
 
 def _with_interval(value: float, halves: np.ndarray) -> Efficiency:

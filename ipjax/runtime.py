@@ -130,7 +130,8 @@ def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_node
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # devices of a CPU share its cores and caches
         size = max(1, _CPU_BLOCK // (image_shape[0] * image_shape[1]) // len(devices))
-        images = min(most_images, max(1, 32 // len(devices)), size)
+        # Emulated devices take half as long again where nodes go round in a loop.
+        images = min(most_images, 32, size) if len(devices) == 1 else min(most_images, max(1, size // num_nodes))
     else:
         dtype = jnp.result_type(*jax.tree.leaves(net.params))
         layers = net.layer_shapes(jnp.zeros((1, *image_shape), dtype)).values()

@@ -31,7 +31,7 @@ def devices(monkeypatch, number, platform="cpu", memory=None):
 
 @pytest.mark.parametrize(
     ("number", "side", "expected"),
-    [(1, 224, (11, 1)), (1, 32, (32, 18)), (1, 8, (32, NODES)), (8, 224, (1, 1)), (8, 32, (4, 18)), (64, 224, (1, 1))],
+    [(1, 224, (11, 1)), (1, 32, (32, 18)), (1, 8, (32, NODES)), (8, 224, (1, 1)), (8, 32, (2, NODES)), (64, 224, (1, 1))],
 )
 def test_devices_of_a_cpu_share_one_block(net, monkeypatch, number, side, expected):
     devices(monkeypatch, number)
