@@ -205,7 +205,10 @@ def test_an_estimator_is_an_object(estimator):
         assess(classes(), Y, estimator)
 
 
-@pytest.mark.parametrize("name", LABELLED)
+TRAINED = ("infonce", "nwj", "donsker-varadhan", "smile")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name for name in LABELLED])
 def test_halves_of_pairs_of_a_class_are_not_taken_for_labels_that_are_all_different(name):
     x, y = NORMAL[:, :3], np.arange(N) % (N // 2)
     estimator, key = ESTIMATORS[name], jax.random.key(0)

@@ -84,6 +84,7 @@ def assert_same(out, expected):
                 assert number(found[column]) == pytest.approx(number(wanted[column]), rel=1e-4, abs=1e-4), column
 
 
+@pytest.mark.slow
 def test_eight_devices(folder, one_device):
     check(program(folder, folder / "eight", devices=8))
     assert_same(folder / "eight", one_device)
@@ -93,6 +94,7 @@ def test_two_processes(one_device, two_processes):
     assert_same(two_processes, one_device)
 
 
+@pytest.mark.slow
 def test_each_process_writes_its_shards_and_the_first_one_all_else(folder, two_processes):
     outs = (folder / "first", folder / "second")
     check(*two_hosts(folder, *outs))

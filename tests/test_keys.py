@@ -23,7 +23,12 @@ def narrow(name, seed=0):
     return ports.load(name, "random", width=2, hidden=4, num_classes=3, seed=seed)
 
 
-@pytest.mark.parametrize("name", keys.ARCHITECTURES)
+DEEP = ("resnet101", "resnet152")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in keys.ARCHITECTURES]
+)
 def test_every_architecture_comes_back_in_every_naming(name):
     net = narrow(name)
     for naming in NAMINGS:

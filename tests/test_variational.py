@@ -115,6 +115,7 @@ def test_bivariate_normal(name):
     assert not result.saturated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nwj", "donsker-varadhan"])
 def test_heavy_tails_do_not_rule_the_critic(name):
     truth = next(truth for truth in CONTINUOUS[1] if truth.name == "Student t, 3 degrees")
