@@ -36,16 +36,16 @@ import tyro
 
 import ipjax
 import ports
-from experiments.features import TARGETS, Extraction, _activations, _conductances
+from experiments.features import SKETCH, TARGETS, Extraction, _activations, _conductances
 from experiments.runner import NOISES
 from experiments.selection import preprocessing_of
 from ipjax.estimators import Probe
+from ipjax.estimators.kde import _FEW_CLASSES
 from ipjax.estimators.probe import _INVERSE_TEMPERATURES
 from ipjax.readout import CountSketch, Readout, channel_sum
+from ipjax.runtime import _MEMORY_SHARE
 
 NULLS, HALVES, CHANNEL_NULLS = 19, 10, 9  # of measure_plane and measure_channels
-FEW_CLASSES = 32  # up to here KDE sums over classes by a product with the one-hot labels
-MEMORY_SHARE = 0.6  # of a device's memory, for a block
 GIGA, TERA, HOUR = 1e9, 1e12, 3600
 
 
@@ -161,7 +161,7 @@ def main(config: Config) -> dict[str, Any]:
         )
     print("\nimages x nodes that a device's memory holds in float32, by the rule of ipjax.runtime.block:")
     for name, device in DEVICES.items():
-        print(f"{name:12}{int(MEMORY_SHARE * device.memory * GIGA / (image.moved / 2)):6d}")
+        print(f"{name:12}{int(_MEMORY_SHARE * device.memory * GIGA / (image.moved / 2)):6d}")
     if config.measure:
         numbers["this_cpu"] = measured = _measure(net, shape, names, config, image)
         for part, work in (("network", n * image.operations(num_nodes)), ("estimators", kde + probe)):
@@ -245,7 +245,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def _readout(name: str) -> Readout:
-    return CountSketch(512) if name == "sketch" else channel_sum
+    return CountSketch(SKETCH) if name == "sketch" else channel_sum
 
 
 def _features(net: ipjax.Network, shape: tuple[int, ...], names: tuple[str, ...], readout: str) -> tuple[Any, ...]:
@@ -273,7 +273,7 @@ def kde_operations(n: int, num_features: list[int], num_classes: int) -> float:
     halves = HALVES / 4
     distances = {"input": 1 + halves, "label": 1 + halves, "profile": 2}
     labellings = {"label": 1 + NULLS + halves, "profile": len(NOISES)}
-    classes = num_classes if num_classes <= FEW_CLASSES else 1  # else sums run over masks
+    classes = num_classes if num_classes <= _FEW_CLASSES else 1  # else sums run over masks
     of_labels = 4 * n**2 * classes
     total = 0.0
     for d in num_features:

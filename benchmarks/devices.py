@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import tyro
@@ -73,7 +72,7 @@ def _times(config: Config) -> dict[str, float]:
     features = np.random.default_rng(0).standard_normal((2000, 512)).astype(np.float32)
 
     def plane() -> None:
-        with jax.set_mesh(runtime.mesh()) if jax.device_count() > 1 else nullcontext():
+        with runtime.over_all_devices():
             ipjax.measure_plane(
                 {"layer": features}, np.arange(2000) % 10, input_information=KDE(0.1), label_information=KDE(0.1)
             )

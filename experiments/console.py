@@ -62,7 +62,7 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     console.print("warning:", style="bold yellow", end=" ")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    say(message)
 
 
 def print_summary(

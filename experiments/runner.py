@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -133,11 +133,6 @@ def _warn_of_limits(data: Selection, num_classes: int, shard_size: int) -> None:
 
 def _in_precision(net: ipjax.Network, dtype: str) -> ipjax.Network:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, net)
-
-
-def _over_all_devices() -> Any:
-    """Estimators spread their pairwise matrices over the devices of all hosts, if there are several."""
-    return jax.set_mesh(runtime.mesh()) if jax.device_count() > 1 else nullcontext()
 
 
 def _prepare(out: Path, config: Config) -> None:
@@ -267,7 +262,7 @@ def _measure_layers(
             common: dict[str, Any] = {"representation": representation, "seed": config.seed, "track": track}
             common["nuisances"] = None if compared else nuisances
             about_input = None if compared else kde
-            with _over_all_devices():
+            with runtime.over_all_devices():
                 records += ipjax.measure_plane(
                     values, labels, input_information=about_input, label_information=kde, **common
                 ).records
@@ -281,7 +276,7 @@ def _measure_layers(
                 **common,
             ).records
             if not compared:
-                with _over_all_devices():
+                with runtime.over_all_devices():
                     profile += ipjax.profile(
                         values, labels, kde, "noise", NOISES, representation=representation, track=track
                     ).records

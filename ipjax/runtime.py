@@ -2,7 +2,7 @@
 
 A batch is spread over the devices of a host on a mesh with the one axis `"data"`, parameters are copied to all of them. Hosts
 work on shards of their own and meet where features are gathered (`gather`) and where pairwise estimators spread the rows of
-their matrices over all devices (`jax.set_mesh(mesh())`). JAX's multi-controller runtime does the rest.
+their matrices over all devices (`over_all_devices`). JAX's multi-controller runtime does the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def mesh() -> Mesh:
 def local_mesh() -> Mesh:
     """The devices of this host."""
     return _mesh(jax.local_devices())
+
+
+def over_all_devices() -> AbstractContextManager[Any]:
+    """Inside it pairwise estimators spread the rows of their matrices over the devices of all hosts, if there are several."""
+    return jax.set_mesh(mesh()) if jax.device_count() > 1 else nullcontext()
 
 
 def _mesh(devices: list[Any]) -> Mesh:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +55,18 @@ class Store:
     folder: Path
     settings: Mapping[str, Any]
 
-    def check(self, wanted: Iterable[Shard]) -> tuple[list[Shard], list[Shard]]:
+    def check(self, wanted: Sequence[Shard]) -> tuple[list[Shard], list[Shard]]:
         """The shards that are missing, and those of them whose file was there but damaged and has been removed.
 
         Reads every file whole. Left-overs of a killed run are removed.
 
         **Raises:** `ValueError` for a shard of other settings, naming them; `OSError` where the folder cannot be made or read.
         """
-        missing, damaged = [], []
+        missing, damaged, files = [], [], {shard.file for shard in wanted}
         with explained(f"could not make or read the folder {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             for part in self.folder.glob(".*.part"):
-                if part.name[1:].partition(".safetensors")[0] in {Path(shard.file).stem for shard in wanted}:
+                if part.name[1:].rsplit(".", 2)[0] in files:
                     part.unlink(missing_ok=True)
             for shard in wanted:
                 path = self.folder / shard.file
