@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -33,6 +32,7 @@ from ipjax.data import digits
 from ipjax.data.pipeline import batches
 from ipjax.efficiency import Efficiency
 from ipjax.estimators import KDE, Probe
+from ipjax.files import replacing
 from ipjax.store import Shard, Store, difference, explained, shards
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -370,12 +370,8 @@ def _environment(config: Config) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(json.dumps(_plain(values), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as file:
+        file.write((json.dumps(_plain(values), indent=2) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ipjax.estimators.base import Estimate, Estimator, Labels, checked, varying
+from ipjax.files import Record
 
-Record = dict[str, Any]
 _MIN_PER_CLASS = 20
 _AT_ONCE = 2**27  # entries of the blocks of pairwise matrices that shuffles may hold together
 

@@ -19,10 +19,10 @@ from jax import Array
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from ipjax.assessment import Record
 from ipjax.estimators.base import check_positive, checked_labels, some_samples
 from ipjax.estimators.kde import KDE, MEDIAN_SAMPLES
 from ipjax.estimators.ross import Ross, information
+from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 
 _VALUES = 2**19  # in a block of channels

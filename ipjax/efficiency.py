@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from ipjax.assessment import Record, spread
+from ipjax.assessment import spread
+from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 
 

@@ -6,13 +6,10 @@ records, one a layer, each with what is needed to judge it, see `ipjax.assessmen
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +17,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ipjax.assessment import Record, assess_checked, check_counts, check_estimator, describe
+from ipjax import files
+from ipjax.assessment import assess_checked, check_counts, check_estimator, describe
 from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, estimate, varying
 from ipjax.estimators.kde import KDE
+from ipjax.files import Record
 
 
 @dataclass(frozen=True)
@@ -51,38 +50,19 @@ class InformationPlane:
 
     def save(self, path: str | Path) -> None:
         """Writes the records as arrays, a column each, to a `.npz` file."""
-        columns = {key: [record.get(key) for record in self.records] for key in _keys(self.records)}
-        with _replacing(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **{key: _as_array(values) for key, values in columns.items()})
+        files.save(self.records, path)
 
     @staticmethod
     def load(path: str | Path) -> InformationPlane:
         """What `save` wrote. Raises `FileNotFoundError`, and `ValueError` for a file that is not a plane's."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {key: _as_list(file[key]) for key in file.files}
-        except FileNotFoundError:
-            raise FileNotFoundError(f"information plane: expected a file at {path}, found nothing") from None
-        except Exception as error:  # numpy raises many kinds for damaged files
-            raise ValueError(f"{path} is not an information plane's file, or is damaged ({error}); measure it again") from error
-        lengths = {len(column) if isinstance(column, list) else None for column in columns.values()}
-        if "layer" not in columns or len(lengths) != 1 or None in lengths:
-            raise ValueError(f"{path} is not an information plane's file: expected columns of one length, layer among them")
-        for key in columns:
-            if key.endswith("_saturated"):  # a gap in the column made numbers of it
-                columns[key] = [None if value is None else bool(value) for value in columns[key] or ()]
-        rows = zip(*columns.values(), strict=True)
-        return InformationPlane(tuple(dict(zip(columns, row, strict=True)) for row in rows))
+        records = files.load(path)
+        if records and "layer" not in records[0]:
+            raise ValueError(f"{path} is not an information plane's file: expected a column layer; measure it again")
+        return InformationPlane(records)
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the records as rows, nats with 6 digits; empty where not measured. Subsamples are left out."""
-        keys = [key for key in _keys(self.records) if not key.endswith("_subsamples")]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(keys)
-        writer.writerows([_as_text(record.get(key)) for key in keys] for record in self.records)
-        with _replacing(path) as file:
-            file.write(text.getvalue().encode())
+        files.to_csv(self.records, path)
 
 
 def measure_plane(
@@ -227,54 +207,5 @@ def _named(variable: str, record: Record) -> Record:
     return {f"{variable}_{key}": value for key, value in record.items()}
 
 
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` only once it is written whole."""
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        raise ValueError(f"expected the path of a file, {path} is none; choose another")
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _name(estimator: Any) -> str | None:
     return None if estimator is None else repr(estimator)
-
-
-def _keys(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(key for record in records for key in record))
-
-
-def _as_array(values: list[Any]) -> np.ndarray:
-    """A column: strings with "" and numbers with NaN for `None`; tuples as rows, NaN-filled."""
-    present = [value for value in values if value is not None]
-    if present and isinstance(present[0], tuple):
-        width = max(len(value) for value in present)
-        rows = [(*(value or ()), *[np.nan] * (width - len(value or ()))) for value in values]
-        return np.asarray(rows, np.float64)
-    if present and isinstance(present[0], str):
-        return np.asarray(["" if value is None else value for value in values])
-    if len(present) == len(values):
-        return np.asarray(values)
-    return np.asarray([np.nan if value is None else float(value) for value in values])
-
-
-def _as_list(array: np.ndarray) -> list[Any] | None:
-    def value(item: Any) -> Any:
-        if isinstance(item, list):
-            kept = tuple(part for part in item if part == part)
-            return kept or None
-        return None if item == "" or item != item else item
-
-    return [value(item) for item in array.tolist()] if array.ndim else None
-
-
-def _as_text(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else value

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ipjax.assessment import Record, spread
+from ipjax.assessment import spread
+from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 
 

@@ -7,37 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from adjustText import adjust_text
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ipjax.assessment import Record
 from ipjax.channels import concentration
+from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
-
-BITS = 1 / np.log(2)
-TITLES = {
-    "activation": "activation",
-    "contrast": "conductance to a fixed contrast",
-    "predicted": "conductance to the predicted class",
-}
-COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00"}
-VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
-STYLE = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ipjax",
-}
+from ipjax.plotting.style import BITS, COLOURS, DEPTH, STYLE, TITLES, VARIABLE_COLOURS, bits, depth_colours, numbers
 
 
 def figures(plane: InformationPlane, profile: InformationPlane, channels: InformationPlane) -> dict[str, Figure]:
@@ -59,18 +40,18 @@ def information_plane(plane: InformationPlane) -> Figure:
     the brackets of both axes around their values."""
     panels = _by_representation(plane)
     names = _layers(panels)
-    colours = _depth_colours(len(names))
+    colours = depth_colours(len(names))
     figure = Figure(figsize=(4.4 * len(panels) + 0.8, 7.2), layout="constrained")
     planes, brackets = figure.subplots(2, len(panels), sharex="row", sharey="row", squeeze=False, height_ratios=(1.9, 1))
     for ax, (representation, records) in zip(planes, panels.items(), strict=True):
-        x, y = _bits(records, "input_information"), _bits(records, "label_information")
-        ax.plot(x, _bits(records, "label_null"), color="0.7", lw=0.8, marker=".", ms=3, zorder=1)
+        x, y = bits(records, "input_information"), bits(records, "label_information")
+        ax.plot(x, bits(records, "label_null"), color="0.7", lw=0.8, marker=".", ms=3, zorder=1)
         ax.plot(x, y, color="0.8", lw=1, zorder=2)
         for record, at_x, at_y in zip(records, x, y, strict=True):
             colour = colours[names.index(record["layer"])]
             style = {"color": colour, "lw": 1.8, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 3}
-            ax.plot(_bits([record] * 2, "input_interval_lower", "input_interval_upper"), [at_y, at_y], **style)
-            ax.plot([at_x, at_x], _bits([record] * 2, "label_interval_lower", "label_interval_upper"), **style)
+            ax.plot(bits([record] * 2, "input_interval_lower", "input_interval_upper"), [at_y, at_y], **style)
+            ax.plot([at_x, at_x], bits([record] * 2, "label_interval_lower", "label_interval_upper"), **style)
             face, edge = ("white", colour) if record["input_saturated"] else (colour, "white")
             ax.plot(at_x, at_y, "o", ms=6.5, mfc=face, mec=edge, mew=0.8, zorder=4)
         ax.set_title(TITLES.get(representation, representation))
@@ -81,14 +62,14 @@ def information_plane(plane: InformationPlane) -> Figure:
         for variable, shift, colour, label in (("input", -0.15, "0.45", "I(X; C)"), ("label", 0.15, "#0072B2", "I(C; Y)")):
             ax.vlines(
                 at + shift,
-                _bits(records, f"{variable}_lower"),
-                _bits(records, f"{variable}_upper"),
+                bits(records, f"{variable}_lower"),
+                bits(records, f"{variable}_upper"),
                 color=colour,
                 lw=3,
                 alpha=0.35,
             )
-            ax.plot(at + shift, _bits(records, f"{variable}_information"), "_", color=colour, ms=6, mew=1.6, label=label)
-            ax.axhline(_bits(records, f"{variable}_ceiling").max(), color=colour, lw=0.8, ls="--")
+            ax.plot(at + shift, bits(records, f"{variable}_information"), "_", color=colour, ms=6, mew=1.6, label=label)
+            ax.axhline(bits(records, f"{variable}_ceiling").max(), color=colour, lw=0.8, ls="--")
         ax.axhline(0, color="0.3", lw=0.6)
         ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     planes[0].set_ylabel("I(C; Y)  [bits]")
@@ -119,9 +100,9 @@ def efficiency(plane: InformationPlane) -> Figure:
     for representation, records in panels.items():
         colour = COLOURS.get(representation, "0.5")
         at = np.array([names.index(r["layer"]) for r in records])
-        value, low, high = (_numbers(records, key) for key in ("ite", "ite_lower", "ite_upper"))
+        value, low, high = (numbers(records, key) for key in ("ite", "ite_lower", "ite_upper"))
         ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-        null = _numbers(records, "label_null") / _numbers(records, "input_information")
+        null = numbers(records, "label_null") / numbers(records, "input_information")
         ax.plot(at, null, ":", color=colour, lw=1)
         ax.plot(at, value, "o-", color=colour, ms=4, lw=1.4, label=TITLES.get(representation, representation))
         withheld = np.isnan(value)
@@ -135,9 +116,9 @@ def efficiency(plane: InformationPlane) -> Figure:
     ax.set_title("Information Transformation Efficiency, with 95 % bands")
     for ax, (estimator, records) in zip(below, leaks.items(), strict=True):
         at = np.array([names.index(record["layer"]) for record in records])
-        ax.bar(at, _bits(records, "leak"), 0.6, color=COLOURS["predicted"], alpha=0.75, label="to the predicted class")
-        ax.vlines(at, _bits(records, "leak_lower"), _bits(records, "leak_upper"), color="0.2", lw=1)
-        ax.hlines(_bits(records, "leak_null"), at - 0.3, at + 0.3, color="k", lw=1.6, label="to a random class an image")
+        ax.bar(at, bits(records, "leak"), 0.6, color=COLOURS["predicted"], alpha=0.75, label="to the predicted class")
+        ax.vlines(at, bits(records, "leak_lower"), bits(records, "leak_upper"), color="0.2", lw=1)
+        ax.hlines(bits(records, "leak_null"), at - 0.3, at + 0.3, color="k", lw=1.6, label="to a random class an image")
         ax.axhline(0, color="0.3", lw=0.8)
         ax.set_ylabel(f"leak by {estimator.split('(')[0]}  [bits]")
     if below:
@@ -163,9 +144,9 @@ def kept_and_dropped(plane: InformationPlane) -> Figure:
         at = [names.index(r["layer"]) for r in records]
         for variable, colour in zip(variables, itertools.cycle(VARIABLE_COLOURS), strict=False):
             value, low, high = (
-                _bits(records, f"{variable}_{end}") for end in ("information", "interval_lower", "interval_upper")
+                bits(records, f"{variable}_{end}") for end in ("information", "interval_lower", "interval_upper")
             )
-            null = np.nan_to_num(_bits(records, f"{variable}_null"))
+            null = np.nan_to_num(bits(records, f"{variable}_null"))
             ax.fill_between(at, low - null, high - null, color=colour, alpha=0.15, lw=0)
             ax.plot(at, value - null, "o-", color=colour, ms=3.5, lw=1.4, label=variable)
         ax.axhline(0, color="0.3", lw=0.8)
@@ -193,7 +174,7 @@ def channel_information(channels: InformationPlane, plane: InformationPlane) -> 
         for record in drawn:
             by_layer.setdefault(record["layer"], []).append(record)
         at = [names.index(layer) for layer in by_layer]
-        values = [_bits(rows, "label_information") for rows in by_layer.values()]
+        values = [bits(rows, "label_information") for rows in by_layer.values()]
         low, middle, high, most = (np.array([np.quantile(v, q) for v in values]) for q in (0.1, 0.5, 0.9, 1.0))
         top.fill_between(at, high, most, color=colour, alpha=0.12, lw=0, label="best 10 % of channels")
         top.fill_between(at, low, high, color=colour, alpha=0.35, lw=0, label="middle 80 %")
@@ -207,7 +188,7 @@ def channel_information(channels: InformationPlane, plane: InformationPlane) -> 
         top.plot(at, null, ":", color="0.35", lw=1.2, label="largest of shuffled labels")
         for estimator, style in zip(estimators, itertools.cycle(("-", "--")), strict=False):
             rows = plane.select(representation=representation, label_estimator=estimator).records
-            above_null = _bits(rows, "label_information") - np.nan_to_num(_bits(rows, "label_null"))
+            above_null = bits(rows, "label_information") - np.nan_to_num(bits(rows, "label_null"))
             label = f"whole layer, above null ({estimator.split('(')[0]})"
             top.plot([names.index(r["layer"]) for r in rows], above_null, style, color="k", lw=1, label=label)
         top.axhline(0, color="0.3", lw=0.6)
@@ -233,12 +214,12 @@ def noise_profile(profile: InformationPlane, plane: InformationPlane) -> Figure:
     figure = Figure(figsize=(3.6 * len(panels) + 0.8, 5.6), layout="constrained")
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False)
     names = _layers(panels)
-    colours = _depth_colours(len(names))
+    colours = depth_colours(len(names))
     for column, (representation, records) in zip(grid.T, panels.items(), strict=True):
         for ax, variable in zip(column, ("input", "label"), strict=True):
             for name, colour in zip(names, colours, strict=True):
                 rows = [r for r in records if r["layer"] == name]
-                ax.plot([r["noise"] for r in rows], _bits(rows, f"{variable}_information"), "o-", color=colour, lw=1, ms=2.5)
+                ax.plot([r["noise"] for r in rows], bits(rows, f"{variable}_information"), "o-", color=colour, lw=1, ms=2.5)
             ceiling = records[0][f"{variable}_ceiling"] * BITS
             ax.axhline(ceiling, color="0.5", lw=0.8, ls="--")
             text = f"{'log₂ n' if variable == 'input' else 'H(Y)'} = {ceiling:.2f}"
@@ -270,20 +251,6 @@ def _layers(panels: dict[str, list[Record]]) -> list[str]:
     return list(dict.fromkeys(record["layer"] for records in panels.values() for record in records))
 
 
-def _numbers(records: Sequence[Record], *keys: str) -> np.ndarray:
-    """A column, or with several keys one key a record; NaN where there is no value."""
-    values = [record.get(key) for record, key in zip(records, keys * (len(records) // len(keys)), strict=True)]
-    return np.array([np.nan if value is None else value for value in values], float)
-
-
-def _bits(records: Sequence[Record], *keys: str) -> np.ndarray:
-    return _numbers(records, *keys) * BITS
-
-
-def _depth_colours(count: int) -> np.ndarray:
-    return DEPTH(np.linspace(0, 1, count))
-
-
 def _depth_bar(figure: Figure, axes: np.ndarray, names: list[str]) -> None:
     last = max(len(names) - 1, 1)
     bar = figure.colorbar(ScalarMappable(Normalize(0, last), DEPTH), ax=axes, ticks=[0, last], pad=0.01, aspect=30)
@@ -294,8 +261,8 @@ def _depth_bar(figure: Figure, axes: np.ndarray, names: list[str]) -> None:
 def _mark_ceilings(axes: Sequence[Axes], panels: dict[str, list[Record]]) -> None:
     """Sets the limits by the points; draws each ceiling, or says where it lies if that is far from all points."""
     everything = [record for records in panels.values() for record in records]
-    x = _bits(everything, "input_information")
-    label, sample = _bits(everything, "label_ceiling").max(), _bits(everything, "input_ceiling").max()
+    x = bits(everything, "input_information")
+    label, sample = bits(everything, "label_ceiling").max(), bits(everything, "input_ceiling").max()
     margin = 0.08 * np.ptp(x) + 0.1
     for ax in axes:
         ax.set_xlim(x.min() - margin, x.max() + margin)
@@ -309,7 +276,7 @@ def _mark_ceilings(axes: Sequence[Axes], panels: dict[str, list[Record]]) -> Non
 
 
 def _label_points(ax: Axes, records: Sequence[Record]) -> None:
-    x, y = _bits(records, "input_information"), _bits(records, "label_information")
+    x, y = bits(records, "input_information"), bits(records, "label_information")
     texts = [ax.text(x[i], y[i], record["layer"], fontsize=7, zorder=5) for i, record in enumerate(records)]
     adjust_text(
         texts,

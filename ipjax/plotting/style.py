@@ -1,0 +1,45 @@
+"""What all figures share: colours, titles, units, and columns of records as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LinearSegmentedColormap
+
+from ipjax.files import Record
+
+BITS = 1 / np.log(2)
+TITLES = {
+    "activation": "activation",
+    "contrast": "conductance to a fixed contrast",
+    "predicted": "conductance to the predicted class",
+}
+COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00"}
+VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.08, 1, 256)))
+STYLE = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ipjax",
+}
+
+
+def numbers(records: Sequence[Record], *keys: str) -> np.ndarray:
+    """A column, or with several keys one key a record; NaN where there is no value."""
+    values = [record.get(key) for record, key in zip(records, keys * (len(records) // len(keys)), strict=True)]
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def bits(records: Sequence[Record], *keys: str) -> np.ndarray:
+    return numbers(records, *keys) * BITS
+
+
+def depth_colours(count: int) -> np.ndarray:
+    return DEPTH(np.linspace(0, 1, count))
