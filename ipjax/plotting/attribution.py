@@ -17,13 +17,15 @@ from matplotlib.image import AxesImage
 from ipjax.attribution import Attribution
 from ipjax.plotting.style import STYLE
 
-MOST_IMAGES = 12
+MOST_IMAGES, MOST_PHOTOGRAPHS = 12, 8
 MOST_LAYERS = 10
 LOWERS, RAISES, WRONG = "#2166AC", "#B2182B", "#B2182B"
-# Zero is transparent: the grey image is left as it is where nothing is attributed.
-SIGNED = LinearSegmentedColormap.from_list("signed", [(LOWERS, 0.85), ("white", 0), (RAISES, 0.85)])
-_MOST_CELLS = 64  # of a map along a side, when drawn
-_GAP, _LEFT, _TOP = 0.07, 1.9, 0.45  # between panels and before the first, in units of a panel's width
+# Zero is transparent: the grey image is left as it is where nothing is attributed. Few levels of colours and greys, since files
+# of so many small pictures grow large.
+SIGNED = LinearSegmentedColormap.from_list("signed", [(LOWERS, 0.85), ("white", 0), (RAISES, 0.85)], N=15)
+_GREYS = 8
+_MOST_CELLS = 64  # of a map along a side, when drawn; images with more pixels count as photographs
+_GAP, _LEFT, _TOP = 0.07, 2.2, 0.45  # between panels and before the first, in units of a panel's width
 _INCHES, _HEAD, _FOOT = 0.74, 0.8, 0.45  # of a panel, of the title with the colour bar, of the note
 _LEAST_WIDTH = 8.0  # inches, which the words beside the colour bar and the note need
 
@@ -31,8 +33,8 @@ _LEAST_WIDTH = 8.0  # inches, which the words beside the colour bar and the note
 def figures(attribution: Attribution) -> dict[str, Figure]:
     """`attribution`: integrated gradients and layer conductance; `attribution_channels`: a channel of each layer.
 
-    At most `MOST_IMAGES` images are drawn (all of as many classes, evenly spaced, as fit) and `MOST_LAYERS` layers (evenly
-    spaced, with the first and the last). Every panel has its own scale, symmetric about zero: colour is full at the 99th
+    At most `MOST_IMAGES` images are drawn, `MOST_PHOTOGRAPHS` of more than 64 pixels a side (all of as many classes, evenly
+    spaced, as fit), and `MOST_LAYERS` layers (evenly spaced, with the first and the last). Every panel has its own scale, symmetric about zero: colour is full at the 99th
     percentile of the magnitudes that are not zero, so that one outstanding place does not hide the others.
     """
     inner = [layer for layer in attribution.maps if layer != "input"]
@@ -70,7 +72,7 @@ def _grid(
         ax.text(_LEFT + column * (1 + _GAP) + 0.5, _TOP - 0.08, text, ha="center", va="bottom", fontsize=7)
     for at, row in enumerate(rows):
         _caption(ax, attribution, row, _TOP + at * (tall + _GAP) + tall / 2)
-        show(attribution.images[row], at, 0)
+        show(attribution.images[row] // 16 * 17, at, 0)  # in 16 levels
         backdrop = _backdrop(attribution.images[row])
         for column, layer in enumerate(columns, start=1):
             cells = _in_cells(maps[layer][row])
@@ -114,9 +116,11 @@ def _rows(attribution: Attribution) -> list[int]:
     by_class: dict[int, list[int]] = {}
     for row, label in enumerate(attribution.labels.tolist()):
         by_class.setdefault(label, []).append(row)
-    largest = max(map(len, by_class.values()))
-    classes = by_class if len(attribution.labels) <= MOST_IMAGES else _even(list(by_class), max(1, MOST_IMAGES // largest))
-    return _even(sorted(row for label in classes for row in by_class[label]), MOST_IMAGES)
+    most = MOST_IMAGES if max(attribution.images.shape[1:3]) <= _MOST_CELLS else MOST_PHOTOGRAPHS
+    if len(attribution.labels) <= most:
+        return list(range(len(attribution.labels)))
+    classes = _even(list(by_class), max(1, most // max(map(len, by_class.values()))))
+    return _even(sorted(row for label in classes for row in by_class[label]), most)
 
 
 def _even(items: Sequence, most: int) -> list:
@@ -141,6 +145,6 @@ def _in_cells(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "rows colum
 
 
 def _backdrop(image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "rows columns"]:
-    """The image in light greys, from 0.55 to 1, so that the colours over it stand out; few levels keep files small."""
+    """The image in light greys, from 0.55 to 1, so that the colours over it stand out."""
     grey = _in_cells(image.mean(axis=2)) / _in_cells(np.full(image.shape[:2], 255.0))
-    return 0.55 + 0.45 * np.rint(15 * grey) / 15
+    return 0.55 + 0.45 * np.rint((_GREYS - 1) * grey) / (_GREYS - 1)
