@@ -34,8 +34,9 @@ def figures(attribution: Attribution) -> dict[str, Figure]:
     """`attribution`: integrated gradients and layer conductance; `attribution_channels`: a channel of each layer.
 
     At most `MOST_IMAGES` images are drawn, `MOST_PHOTOGRAPHS` of more than 64 pixels a side (all of as many classes, evenly
-    spaced, as fit), and `MOST_LAYERS` layers (evenly spaced, with the first and the last). Every panel has its own scale, symmetric about zero: colour is full at the 99th
-    percentile of the magnitudes that are not zero, so that one outstanding place does not hide the others.
+    spaced, as fit), and `MOST_LAYERS` layers (evenly spaced, with the first and the last). Every panel has its own scale,
+    symmetric about zero: colour is full at the 99th percentile of the magnitudes that are not zero, so that one outstanding
+    place does not hide the others.
     """
     inner = [layer for layer in attribution.maps if layer != "input"]
     drawn = _even(inner, MOST_LAYERS)
