@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jaxtyping import Float, Float32, Int, UInt8
 from numpy.typing import ArrayLike
 
@@ -202,7 +204,7 @@ def attribute(
     x = _stacked(images, positions)
     start = _checked_baseline(baseline, x.shape[1:])
     names = net.layers(x[:1], list({"input", *net.layers(x[:1], layers)}))
-    shapes = {name: net.layer_shapes(x[:1])[name].shape[1:] for name in names}
+    shapes = {name: shape.shape[1:] for name, shape in net.layer_shapes(x[:1]).items() if name in names}
     spatial = [name for name in names if len(shapes[name]) == 3 and math.prod(shapes[name][:2]) > 1]
     inner = [name for name in spatial if name != "input"]
     channels = _checked_channels(channels or {}, {name: shapes[name] for name in inner})
@@ -214,12 +216,14 @@ def attribute(
     for first in range(0, len(x), size):
         # The last block starts over from the first image, to be of the compiled size.
         block = jnp.asarray(x[np.arange(first, first + size) % len(x)], dtype)
-        logits = np.asarray(_logits(net, jnp.concatenate([block, jnp.asarray(start[None], dtype)])), np.float32)
-        weights = _weights(target, logits[:-1])
-        values = layer_conductance(net, block, layers=names, target=jnp.asarray(weights), baseline=start, quadrature=quadrature)
+        logits, changes, values = jax.device_get(_measured(net, block, jnp.asarray(start, dtype), quadrature, names, target))
+        if bad := [name for name in names if not np.isfinite(values[name]).all()]:
+            raise ValueError(
+                f"the conductance is not finite at {', '.join(bad[:5])}; check the parameters and the scale of images"
+            )
         count = min(size, len(x) - first)
         predicted.append(logits[:count].argmax(axis=1))
-        change.append(np.sum(weights * (logits[:-1] - logits[-1]), axis=1)[:count])
+        change.append(changes[:count].astype(np.float32))
         units.append({name: np.asarray(value[:count], np.float32) for name, value in values.items()})
 
     def over_blocks(read: Callable[[np.ndarray], np.ndarray], name: str) -> np.ndarray:
@@ -246,21 +250,24 @@ def _channel_sums(values: Float32[np.ndarray, "k h w c"]) -> Float32[np.ndarray,
     return values.sum(axis=(1, 2))
 
 
-@jax.jit
-def _logits(net: Network, x: jax.Array) -> jax.Array:
-    return net(x)
-
-
-def _weights(target: str | int, logits: Float32[np.ndarray, "k classes"]) -> Float32[np.ndarray, "k classes"]:
-    """The target as weights on the logits."""
-    num_classes = logits.shape[1]
+# One compiled function: the eager checks of layer_conductance alone would compile two more for each shape of a layer.
+@partial(jax.jit, static_argnames=("names", "target"))
+def _measured(
+    net: Network, x: Array, baseline: Array, quadrature: Quadrature, names: tuple[str, ...], target: str | int
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Logits of the images, the change of the target from the baseline, conductance of all units."""
+    every = net(jnp.concatenate([x, baseline[None]]))
+    logits, num_classes = every[:-1], every.shape[-1]
     if target == "contrast":
-        return np.broadcast_to(np.asarray(contrast_weights(num_classes)), logits.shape)
-    if target == "predicted":
-        return np.eye(num_classes, dtype=np.float32)[logits.argmax(axis=1)]
-    if isinstance(target, bool) or not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
+        weights = jnp.broadcast_to(contrast_weights(num_classes).astype(logits.dtype), logits.shape)
+    elif target == "predicted":
+        weights = jax.nn.one_hot(jnp.argmax(logits, axis=1), num_classes, dtype=logits.dtype)
+    elif isinstance(target, bool) or not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
         raise ValueError(f'target: expected "predicted", "contrast" or a class from 0 to {num_classes - 1}, got {target!r}')
-    return np.broadcast_to(np.eye(num_classes, dtype=np.float32)[target], logits.shape)
+    else:
+        weights = jnp.broadcast_to(jax.nn.one_hot(target, num_classes, dtype=logits.dtype), logits.shape)
+    conductance = layer_conductance(net, x, layers=names, target=weights, baseline=baseline, quadrature=quadrature)
+    return logits, jnp.sum(weights * (logits - every[-1]), axis=1), conductance
 
 
 def _check_kinds(kinds: Sequence[str], count: int) -> None:
@@ -303,6 +310,9 @@ def _stacked(images: Images, positions: Int[np.ndarray, " k"]) -> Float32[np.nda
         raise ValueError(f"images: expected [h, w, 3] or [h, w, 1] of one size, got {', '.join(map(str, shapes))}")
     if not all(np.issubdtype(image.dtype, np.floating) for image in chosen):
         raise ValueError(f"images: expected floating numbers, normalised as for the network's training, got {chosen[0].dtype}")
+    bad = [p for p, image in zip(positions.tolist(), chosen, strict=True) if not np.isfinite(image).all()]
+    if bad:
+        raise ValueError(f"images: expected finite numbers, found NaN or infinity at positions {bad[:5]}")
     return np.stack(chosen).astype(np.float32)
 
 

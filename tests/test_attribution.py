@@ -152,6 +152,7 @@ def test_typical_refuses(features, labels, settings, message):
         ({"images": np.zeros((7, 12), np.float32)}, "images: expected [h, w, 3] or [h, w, 1] of one size, got (12,)"),
         ({"images": np.zeros((7, 8, 8, 4), np.float32)}, "got (8, 8, 4)"),
         ({"images": np.zeros((7, 8, 8, 3), np.uint8)}, "images: expected floating numbers"),
+        ({"images": np.full((7, 8, 8, 3), np.nan, np.float32)}, "images: expected finite numbers, found NaN or infinity at"),
         ({"kinds": "nice"}, "kinds: expected 2"),
         ({"kinds": ["chosen"]}, "kinds: expected 2"),
         ({"channels": {"pool": 0}}, "layer 'pool' has no map; the layers with space are conv1, conv2"),
@@ -167,6 +168,12 @@ def test_attribute_refuses(net, data, changed, message):
     settings = {"images": data[0], "labels": data[1], "positions": [0, 1]} | changed
     with pytest.raises(ValueError, match=re.escape(message)):
         attribute(net, **settings)
+
+
+def test_attribute_refuses_networks_that_are_not_finite(net, data):
+    broken = replace(net, params=net.params | {"head": np.full((6, CLASSES), np.nan, np.float32)})
+    with pytest.raises(ValueError, match="the conductance is not finite at input, conv1"):
+        attribute(broken, *data, [0, 1], quadrature=STEPS)
 
 
 def test_attribute_refuses_unknown_layers_and_paths_from_a_layer(net, data):
