@@ -203,6 +203,7 @@ def attribute(
     _check_kinds(kinds, len(positions))
     x = _stacked(images, positions)
     start = _checked_baseline(baseline, x.shape[1:])
+    _check_target(target, net.logits_shape(x[:1]).shape[-1])
     names = net.layers(x[:1], list({"input", *net.layers(x[:1], layers)}))
     shapes = {name: shape.shape[1:] for name, shape in net.layer_shapes(x[:1]).items() if name in names}
     spatial = [name for name in names if len(shapes[name]) == 3 and math.prod(shapes[name][:2]) > 1]
@@ -262,8 +263,6 @@ def _measured(
         weights = jnp.broadcast_to(contrast_weights(num_classes).astype(logits.dtype), logits.shape)
     elif target == "predicted":
         weights = jax.nn.one_hot(jnp.argmax(logits, axis=1), num_classes, dtype=logits.dtype)
-    elif isinstance(target, bool) or not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
-        raise ValueError(f'target: expected "predicted", "contrast" or a class from 0 to {num_classes - 1}, got {target!r}')
     else:
         weights = jnp.broadcast_to(jax.nn.one_hot(target, num_classes, dtype=logits.dtype), logits.shape)
     conductance = layer_conductance(net, x, layers=names, target=weights, baseline=baseline, quadrature=quadrature)
@@ -273,6 +272,12 @@ def _measured(
 def _check_kinds(kinds: Sequence[str], count: int) -> None:
     if len(kinds) != count or not set(kinds) <= set(KINDS):
         raise ValueError(f"kinds: expected {count}, one an image, each of {', '.join(KINDS)}, got {', '.join(map(str, kinds))}")
+
+
+def _check_target(target: Any, num_classes: int) -> None:
+    is_class = isinstance(target, int | np.integer) and not isinstance(target, bool) and 0 <= target < num_classes
+    if not is_class and not (isinstance(target, str) and target in ("predicted", "contrast")):
+        raise ValueError(f'target: expected "predicted", "contrast" or a class from 0 to {num_classes - 1}, got {target!r}')
 
 
 def _checked_baseline(baseline: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "h w c"]:

@@ -159,6 +159,7 @@ def test_typical_refuses(features, labels, settings, message):
         ({"channels": {"whole": 0}}, "layer 'whole' has no map"),
         ({"channels": {"conv1": 5}}, "expected from 0 to 4 for layer 'conv1', got 5"),
         ({"target": 4}, 'expected "predicted", "contrast" or a class from 0 to 3, got 4'),
+        ({"target": np.zeros(2, int)}, 'expected "predicted", "contrast" or a class from 0 to 3, got array'),
         ({"target": "label"}, 'expected "predicted", "contrast" or a class'),
         ({"baseline": np.zeros(3)}, "baseline: expected a finite number or an image [8, 8, 3], got shape [3]"),
         ({"images_at_once": 0}, "images_at_once: expected at least 1, got 0"),
