@@ -1,5 +1,6 @@
 """Information-plane analysis of neural networks in JAX."""
 
+from ipjax import attribution as attribution
 from ipjax import channels as channels
 from ipjax import estimators as estimators
 from ipjax import quadrature as quadrature
