@@ -49,8 +49,9 @@ def check(plane: InformationPlane, before: Mapping[str, str | None]) -> tuple[Re
 
     - `"data_processing"`, of `"input"` and `"label"`: no layer has more information than the layer it is a function of.
         Violated where the rise of any step is above 0 by its simultaneous interval (Bonferroni over the steps), holds
-        where none of the steps' own 95 % intervals reaches above 0. `value` is the largest rise, with its simultaneous
-        interval; `num_holds`, `num_violated`, `num_undecided`, `num_withheld` count the steps, see `steps`.
+        where none of the steps' own 95 % intervals reaches above 0. `value` is the largest rise (of those that violate it,
+        if any do), with its simultaneous interval; `num_holds`, `num_violated`, `num_undecided`, `num_withheld` count the
+        steps, see `steps`.
     - `"compression"`: the last layer has less information about the input than an earlier one. `value` is I(X; C) of the
         last layer less that of the highest before it, the input itself not counted (no reader of the planes of one network
         would call that compression), with an interval that is simultaneous over the layers, one of which was picked. Holds
@@ -228,7 +229,7 @@ def _fall(rows: Sequence[Record], variable: str) -> Record:
     highest = max(earlier, key=above_null)
     if reason := _unusable(highest, variable) or _unusable(last, variable):
         return _withheld(reason)
-    if _within_null(highest, variable):
+    if _within_null(highest, variable) or above_null(highest) <= 0:
         return _withheld("it is within its null even where it is highest")
     value = above_null(last) - above_null(highest)
     halves = np.subtract(last[f"{variable}_subsamples"], highest[f"{variable}_subsamples"])
@@ -321,7 +322,8 @@ def _sentence(record: Record) -> str:
     interval = f"{_in_bits(record['value'])} (95 % interval {_in_bits(record['lower'], record['upper'])})"
     if claim == "data_processing":
         text = f"the largest rise, from {record['before']} to {record['layer']}, is {interval}; of the steps "
-        text += ", ".join(f"{record[f'num_{name}']} {name}" for name in ("holds", "violated", "undecided", "withheld"))
+        counts = {"holds": "hold", "violated": "are violated", "undecided": "are undecided", "withheld": "are withheld"}
+        text += ", ".join(f"{record[f'num_{name}']} {words}" for name, words in counts.items() if record[f"num_{name}"])
         return f"{start}; {text}. {_caution(record)}"
     if claim == "sufficiency":
         reached = f"first reached at {record['reached']}" if record["reached"] else "reached by no layer"

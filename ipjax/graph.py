@@ -24,12 +24,12 @@ Passed = frozenset[str] | None  # layers on every path from the input to a value
 
 
 def dominators(net: Network, x: Input, layers: Layers = None) -> dict[str, str | None]:
-    """For each layer, the nearest of the others that it is a function of alone (with the parameters), `None` where there is none.
+    """For each layer, the nearest other one that it is a function of alone (with the parameters); `None` where there is none.
 
-    What has one for certain is a function of it: paths are those of the program, so a value that a network computes and
-    multiplies by 0 counts as used. Loops and conditionals count as one step in which every output uses every input. None
-    are `input`, layers that join several inputs, what does not depend on the input and, with `Network.start`, what goes
-    around that layer. Nothing is computed but shapes.
+    A layer that has one is a function of it for certain; the converse need not be so: paths are those of the program, so a
+    value that a network computes and multiplies by 0 counts as used, and loops and conditionals count as one step in which
+    every output uses every input. None have `input`, layers that join several inputs, what does not depend on the input
+    and, with `Network.start`, what goes around that layer. Nothing is computed but shapes.
 
     **Arguments:**
 
