@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
 
 from ipjax.assessment import spread
@@ -31,6 +30,7 @@ from ipjax.information_plane import InformationPlane
 SUFFICIENT = 0.95  # of H(Y)
 _ROUNDING = 1e-4  # nats: what estimates in single precision cannot tell apart
 _BITS = 1 / np.log(2)
+_OF_STEP = ("value", "lower", "upper", "simultaneous_lower", "simultaneous_upper")
 _DECIDED = ("holds", "violated")
 
 
@@ -184,13 +184,13 @@ def _nearest(layer: str, before: Mapping[str, str | None], present: Mapping[str,
 def _step(first: Record, row: Record, variable: str, num_steps: int) -> Record:
     reason = _unusable(first, variable) or _unusable(row, variable)
     if reason:
-        return {"verdict": "withheld", "withheld": reason}
+        return dict.fromkeys(_OF_STEP) | {"verdict": "withheld", "withheld": reason}
     value = row[f"{variable}_information"] - first[f"{variable}_information"]
     halves = np.subtract(row[f"{variable}_subsamples"], first[f"{variable}_subsamples"])
     margin, wide = spread(halves), spread(halves, among=num_steps)
     verdict = "holds" if value + margin <= _ROUNDING else "violated" if value - wide > _ROUNDING else "undecided"
-    own = {"value": value, "lower": value - margin, "upper": value + margin}
-    return own | {"simultaneous_lower": value - wide, "simultaneous_upper": value + wide, "verdict": verdict}
+    numbers = (value, value - margin, value + margin, value - wide, value + wide)
+    return dict(zip(_OF_STEP, numbers, strict=True)) | {"verdict": verdict, "withheld": None}
 
 
 def _data_processing(own: Sequence[Record], about: Record) -> Record:
@@ -252,8 +252,9 @@ def _with_trend(record: Record, rows: Sequence[Record]) -> Record:
     return record | {"trend": value, "trend_lower": max(-1.0, value - margin), "trend_upper": min(1.0, value + margin)}
 
 
-def _kendall(values: ArrayLike) -> float:
-    return float(stats.kendalltau(np.arange(len(np.asarray(values))), values).statistic)
+def _kendall(values: Sequence[float]) -> float:
+    result: Any = stats.kendalltau(np.arange(len(values)), values)
+    return float(result.statistic)
 
 
 def _sufficiency(rows: Sequence[Record]) -> Record:

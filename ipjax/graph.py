@@ -67,7 +67,7 @@ def _follow(jaxpr: core.Jaxpr, inputs: Sequence[Passed], passed: dict[str, Passe
 
     for equation in jaxpr.eqns:
         operands = [of(atom) for atom in equation.invars]
-        name = equation.params.get("name")
+        name = str(equation.params.get("name"))
         if equation.primitive.name == "name" and name.startswith(MARK):
             layer = name.removeprefix(MARK)
             passed[layer] = None if operands[0] is None else operands[0] | {layer}

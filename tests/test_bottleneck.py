@@ -87,7 +87,13 @@ def test_a_fall_holds_from_where_its_own_interval_excludes_a_rise(fall, verdict)
 
 
 def test_steps_follow_the_graph():
-    graph = {"input": None, "a": "input", "b": "input", "between": "a", "c": "between"}  # b is a branch; between is not measured
+    graph = {
+        "input": None,
+        "a": "input",
+        "b": "input",
+        "between": "a",
+        "c": "between",
+    }  # b is a branch; between is not measured
     table = steps(plane(*rows(input=[4.0, 2.0, 3.0, 1.0])), graph)
     assert [(step["before"], step["layer"], step["value"]) for step in table] == [
         ("input", "a", -2.0),
@@ -236,12 +242,16 @@ def test_records_come_back_from_a_file(tmp_path):
 
 
 def test_layers_that_the_graph_lacks_are_refused():
-    with pytest.raises(ValueError, match="before: expected every layer of the plane, 'c' is missing; use ipjax.graph.dominators"):
+    with pytest.raises(
+        ValueError, match=r"before: expected every layer of the plane, 'c' is missing; use ipjax\.graph\.dominators"
+    ):
         check(plane(*rows(input=[1.0] * 4)), {"input": None, "a": "input", "b": "a"})
 
 
 def test_planes_that_cannot_be_compared_are_refused():
-    with pytest.raises(ValueError, match="expected one record a layer, got several of the input information of activation by KDE"):
+    with pytest.raises(
+        ValueError, match="expected one record a layer, got several of the input information of activation by KDE"
+    ):
         check(plane(*rows(input=[1.0] * 4), *rows(input=[1.0] * 4)), CHAIN)
     records = rows(input=[1.0] * 4)
     records[2]["seed"] = 1
@@ -253,11 +263,11 @@ def test_planes_that_cannot_be_compared_are_refused():
 def chain():
     """A chain in which each layer is the one before and more noise, one in which it is the other way round, and labels."""
     rng = np.random.default_rng(0)
-    n = 400
+    n = 800
     y = np.arange(n) % 2
-    layers = {"input": np.stack([3.0 * y, 3.0 * y], axis=1) + rng.normal(size=(n, 2))}
+    layers = {"input": 1.6 * np.stack([y, y], axis=1) + rng.normal(size=(n, 2))}
     for name in ("a", "b", "c"):
-        layers[name] = list(layers.values())[-1] + 2.0 * rng.normal(size=(n, 2))
+        layers[name] = list(layers.values())[-1] + 1.5 * rng.normal(size=(n, 2))
     return layers, dict(zip(layers, reversed(layers.values()), strict=True)), y
 
 
@@ -267,5 +277,5 @@ def test_a_markov_chain_of_normal_layers_obeys_data_processing(chain):
     for estimator in (GaussianChannel(), Probe()):
         planes = [measure_plane(layers, y, label_information=estimator, **common) for layers in (falling, rising)]
         holds, violated = (claim(of.records, "data_processing", "label") for of in planes)
-        assert holds["num_violated"] == 0 and holds["num_holds"] >= 1 and holds["value"] < 0.05
-        assert violated["verdict"] == "violated" and violated["num_violated"] >= 1
+        assert (holds["verdict"], holds["num_holds"]) == ("holds", 3)
+        assert (violated["verdict"], violated["num_holds"]) == ("violated", 0)

@@ -4,6 +4,7 @@ processing. In bits."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -48,7 +49,7 @@ def theory_figure(theory: Sequence[Record], steps: Sequence[Record]) -> Figure:
     height = 0.62 * len(claims) + 1.1
     width = max(9.0, 1.25 * len(columns) + 2.2)
     figure = Figure(figsize=(width, height + (6.4 if panels else 0)), layout="constrained")
-    rows = figure.subfigures(2, 1, height_ratios=(height, 6.4)) if panels else [figure]
+    rows: Any = figure.subfigures(2, 1, height_ratios=(height, 6.4)) if panels else [figure]
     _matrix(rows[0].subplots(), theory, claims, columns)
     if panels:
         _draw_steps(rows[1].subplots(2, len(panels), sharex="col", sharey="row", squeeze=False), steps, panels)
@@ -81,7 +82,7 @@ def _matrix(ax: Axes, theory: Sequence[Record], claims: Sequence[tuple[str, str]
     ax.spines[:].set_visible(False)
     for name in dict.fromkeys(name for name, _ in columns):
         at = [i for i, column in enumerate(columns) if column[0] == name]
-        ax.text(np.mean(at), -0.86, TITLES.get(name, name), ha="center", va="bottom", fontsize=9, weight="bold")
+        ax.text((at[0] + at[-1]) / 2, -0.86, TITLES.get(name, name), ha="center", va="bottom", fontsize=9, weight="bold")
         if at[0] > 0:
             ax.axvline(at[0] - 0.5, color="0.4", lw=0.8)
     for symbol_name, (symbol, colour) in VERDICTS.items():
@@ -101,9 +102,7 @@ def _draw_steps(axes: np.ndarray, steps: Sequence[Record], panels: Sequence[str]
         for ax, variable in zip(column, ("input", "label"), strict=True):
             ax.axhline(0, color="0.3", lw=0.8)
             for i, estimator in enumerate(estimators):
-                chosen = [
-                    s for s in own if (s["variable"], s["estimator"]) == (variable, estimator) and s.get("value") is not None
-                ]
+                chosen = [s for s in own if (s["variable"], s["estimator"]) == (variable, estimator) and s["value"] is not None]
                 if not chosen:
                     continue
                 shift = 0.22 * (i - (len(estimators) - 1) / 2)
