@@ -44,7 +44,10 @@ def theory_figure(theory: Sequence[Record], steps: Sequence[Record]) -> Figure:
     columns = list(dict.fromkeys((record["representation"], record["estimator"]) for record in theory))
     order = [*TITLES, *dict.fromkeys(name for name, _ in columns if name not in TITLES)]
     columns.sort(key=lambda column: order.index(column[0]))
-    claims = sorted({(r["claim"], r["variable"]): None for r in theory}, key=lambda claim: list(CLAIMS).index(claim[0]))
+    claims = sorted(
+        {(r["claim"], r["variable"]): None for r in theory},
+        key=lambda claim: (list(CLAIMS).index(claim[0]), claim[1] == "label"),
+    )
     panels = [name for name in order if any(step["representation"] == name for step in steps)]
     height = 0.62 * len(claims) + 1.1
     width = max(9.0, 1.25 * len(columns) + 2.2)
