@@ -114,6 +114,17 @@ def test_steps_that_cannot_be_judged_leave_the_rest_undecided():
     assert found["sentence"].endswith("withheld, because the input axis is saturated at input.")
 
 
+def test_the_step_that_decides_is_one_that_violates():
+    found = claim(rows(input=([4.0, 1.0, 1.5, 2.5], [0.0, 0.0, 0.0, 1.0])), "data_processing")  # b -> c rises more, by chance
+    assert (found["verdict"], found["value"], found["before"], found["layer"]) == ("violated", 0.5, "a", "b")
+    assert (found["num_violated"], found["num_undecided"]) == (1, 1)
+
+
+def test_layers_are_taken_in_the_order_of_their_depth():
+    records = rows(input=[9.0, 4.0, 3.0, 1.0])
+    assert check(plane(*reversed(records)), CHAIN) == check(plane(*records), CHAIN)
+
+
 def test_a_layer_without_another_one_is_no_step():
     found = claim(rows(input=[4.0, 3.0, 2.0, 1.0]), "data_processing", before=dict.fromkeys(CHAIN))
     assert (found["verdict"], found["withheld"]) == ("withheld", "no layer of the plane is a function of another one alone")
@@ -152,7 +163,8 @@ def test_trend_over_depth():
     assert (falling["trend"], falling["trend_lower"], falling["trend_upper"]) == (-1.0, -1.0, -1.0)
     mixed = claim(rows(input=([0.0, 4.0, 3.9, 2.0], [0.0, 0.0, 0.2, 0.0])), "compression")  # in a third of the halves a < b
     margin = WIDTH * np.std([-1, -1, -1 / 3], ddof=1)
-    chex.assert_trees_all_close((mixed["trend"], mixed["trend_upper"]), (-1.0, -1.0 + margin))
+    ends = (-1.0, -1.0, -1.0 + margin)
+    chex.assert_trees_all_close((mixed["trend"], mixed["trend_lower"], mixed["trend_upper"]), ends)
     assert claim(rows(input=[0.0, 4.0, 4.0, 4.0]), "compression").get("trend") is None
 
 
@@ -191,6 +203,10 @@ def test_invariance_is_of_what_is_above_the_null():
     for record in records:
         record["side_null_upper"] = 0.95
     assert claim(records, "invariance", "side")["withheld"] == "it is within its null even where it is highest"
+    nothing = rows("Probe()", label=[1.0] * 4, side=[0.0, -0.1, -0.2, -0.3])
+    for record in nothing:
+        record |= {"side_null": None, "side_null_upper": None}
+    assert claim(nothing, "invariance", "side")["verdict"] == "withheld"
 
 
 def test_an_estimator_of_the_label_alone_is_asked_about_the_label_alone():
@@ -257,6 +273,24 @@ def test_planes_that_cannot_be_compared_are_refused():
     records[2]["seed"] = 1
     with pytest.raises(ValueError, match="expected the same seed in all layers, got"):
         steps(plane(*records), CHAIN)
+
+
+def test_chance_seldom_violates_one_of_many_steps():
+    rng = np.random.default_rng(0)
+    n, num_layers = 100, 21
+    graph = {str(i): str(i - 1) if i else None for i in range(num_layers)}
+    violated = 0
+    for _ in range(100):  # samples in which every layer's "information" is a mean that is 1 in truth
+        samples = 1 + rng.normal(size=(n, num_layers))
+        halves = np.stack([samples[rng.permutation(n)[: n // 2]].mean(0) for _ in range(10)])
+        common = {"representation": "activation", "num_samples": n, "num_subsamples": 10, "seed": 0, "label_estimator": "mean"}
+        records = [
+            common
+            | {"layer": str(i), "depth": i, "label_information": samples[:, i].mean(), "label_subsamples": tuple(halves[:, i])}
+            for i in range(num_layers)
+        ]
+        violated += any(step["verdict"] == "violated" for step in steps(plane(*records), graph))
+    assert violated <= 8  # 2.5 expected at most; without Bonferroni about 40
 
 
 @pytest.fixture(scope="module")
