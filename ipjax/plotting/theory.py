@@ -117,7 +117,7 @@ def _draw_steps(axes: np.ndarray, steps: Sequence[Record], panels: Sequence[str]
                 ax.plot(at[violated], value[violated], "o", color=colour, ms=3.8)
                 ax.plot(at[~violated], value[~violated], "o", mfc="white", mec=colour, ms=3.8, mew=0.9)
                 ax.plot([], [], "o", color=colour, ms=4, label=estimator.split("(")[0])
-            ax.margins(x=0.02)
+            ax.set_xlim(-0.6, len(pairs) - 0.4)
         column[0].set_title(TITLES.get(representation, representation))
         column[1].set_xticks(range(len(pairs)), [f"→ {layer}" for _, layer in pairs], rotation=60, ha="right", fontsize=7)
     axes[0, 0].set_ylabel("rise of I(X; C)  [bits]")
