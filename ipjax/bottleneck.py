@@ -328,7 +328,10 @@ def _sentence(record: Record) -> str:
         return f"{start}; {text}. {_caution(record)}"
     if claim == "sufficiency":
         reached = f"first reached at {record['reached']}" if record["reached"] else "reached by no layer"
-        return f"{start}; {record['layer']} has {interval} of the {_in_bits(record['threshold'])} asked for, {reached}."
+        more = (
+            " The layer may have more than this quantity shows." if verdict == "violated" else ""
+        )  # noise and probes hide some
+        return f"{start}; {record['layer']} has {interval} of the {_in_bits(record['threshold'])} asked for, {reached}.{more}"
     what = "information about the input" if claim == "compression" else f"information about {variable}"
     null = "" if claim == "compression" else " above its null" if record["above_null"] else " (its null was not measured)"
     text = f"from {record['before']}, the highest layer before, to {record['layer']} {what}{null} changes by {interval}"

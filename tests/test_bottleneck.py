@@ -180,6 +180,7 @@ def test_sufficiency_asks_for_95_percent_of_the_labels_entropy(last, size, verdi
     found = claim(rows(label=([0.3, 1.0, 1.92, last], [0.0, 0.0, 0.0, size])), "sufficiency", "label")
     assert (found["verdict"], found["layer"], found["reached"], found["threshold"]) == (verdict, "c", "b", 1.9)
     chex.assert_trees_all_close((found["lower"], found["upper"]), (last - WIDTH * size, last + WIDTH * size))
+    assert found["sentence"].endswith("shows.") is (verdict == "violated")
 
 
 def test_sufficiency_is_withheld_where_it_could_not_be_seen():
