@@ -21,7 +21,7 @@ import tyro
 
 import ipjax
 import ports
-from ipjax import ablation, runtime
+from ipjax import ablation
 from ipjax.data.digits import digits_in_clutter
 
 
@@ -65,7 +65,7 @@ def main(config: Config) -> dict[str, Any]:
     sums: dict[str, list[np.ndarray]] = {name: [] for name in ranked}
 
     def conduct() -> None:  # a run of the main program has these already
-        for (block,), count in ablation.blocks(net, reference):
+        for (block,), count in ablation.blocks(reference):
             values = ipjax.layer_conductance(net, block, layers=ranked, quadrature=rule, readout=ipjax.readout.channel_sum)
             for name, value in values.items():
                 sums[name].append(np.asarray(value)[:count])
@@ -91,14 +91,13 @@ def main(config: Config) -> dict[str, Any]:
 def _ratio(net: ipjax.Network, x: np.ndarray, y: np.ndarray, means: dict, layer: str, repeats: int) -> dict[str, float]:
     """Medians of one ablation and of the plain pass over the same blocks of images, and the ablation over the pass."""
     plain = jax.jit(lambda net, x: net(x))
-    size = runtime.block(net, x.shape[1:], 0, 1, len(x))[0]
     removed = {layer: np.arange(means[layer].shape[-1]) % 2 == 0}
 
     def forward() -> None:
-        jax.block_until_ready([plain(net, block) for (block,), _ in ablation.blocks(net, x, images_at_once=size)])
+        jax.block_until_ready([plain(net, block) for (block,), _ in ablation.blocks(x)])
 
     def ablate() -> None:
-        ablation.evaluate(net, x, y, means, removed, images_at_once=size)
+        ablation.evaluate(net, x, y, means, removed)
 
     work = {"forward": forward, "ablation": ablate}
     wall: dict[str, list[float]] = {name: [] for name in work}

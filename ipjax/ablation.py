@@ -23,12 +23,12 @@ from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from ipjax import runtime
 from ipjax.files import Record
 from ipjax.taps import Network
 
 SHARES = (0.1, 0.25, 0.5, 0.75)
 RANDOM = "random"
+Images = Array | np.ndarray  # [n, ...]
 ByLayer = Mapping[str, ArrayLike]
 Track = Callable[[Sequence[str]], Iterable[str]]
 
@@ -41,7 +41,7 @@ class Losses:
     correct: Bool[np.ndarray, " n"]
 
 
-def residual_branches(net: Network, x: Array) -> dict[str, str]:
+def residual_branches(net: Network, x: Images) -> dict[str, str]:
     """Block -> the layer that ends its residual branch, of the default layers that are blocks with torchvision's names:
     the last batch norm before the addition (`layer1.0` -> `layer1.0.bn3`). Empty for networks without such blocks."""
     every = net.layers(x, "all")
@@ -49,7 +49,7 @@ def residual_branches(net: Network, x: Array) -> dict[str, str]:
     return {block: found[0] for block, found in ends.items() if found}
 
 
-def means(net: Network, x: Array, layers: Sequence[str], *, images_at_once: int | None = None) -> dict[str, Array]:
+def means(net: Network, x: Images, layers: Sequence[str], *, images_at_once: int = 64) -> dict[str, Array]:
     """Mean over reference images `x` `[n, ...]` of every unit: layer -> `[*layer shape]`, in one pass.
 
     They say what can be knocked out: give all of `residual_branches` and of the layers whose channels are asked about at
@@ -57,7 +57,7 @@ def means(net: Network, x: Array, layers: Sequence[str], *, images_at_once: int 
     """
     names = net.layers(x[:1], layers)
     totals = {name: np.zeros(shape.shape[1:]) for name, shape in net.layer_shapes(x[:1]).items() if name in names}
-    for (block,), count in blocks(net, x, images_at_once=images_at_once):
+    for (block,), count in blocks(x, images_at_once=images_at_once):
         sums = jax.device_get(_sums(net, block, jnp.arange(len(block)) < count, names))
         totals = {name: total + sums[name] for name, total in totals.items()}
     return {name: jnp.asarray(total / len(x), jnp.float32) for name, total in totals.items()}
@@ -65,12 +65,12 @@ def means(net: Network, x: Array, layers: Sequence[str], *, images_at_once: int 
 
 def evaluate(
     net: Network,
-    x: Array,
+    x: Images,
     labels: ArrayLike,
     means: Mapping[str, Array],
     removed: ByLayer,
     *,
-    images_at_once: int | None = None,
+    images_at_once: int = 64,
 ) -> Losses:
     """The losses of images with the marked channels replaced by their means.
 
@@ -80,7 +80,7 @@ def evaluate(
     - `labels`: `[n]` integers, the network's classes.
     - `means`: of the layers that can be replaced, see `means`.
     - `removed`: layer -> mask `[channels]` of what is replaced; layers left out stay as they are.
-    - `images_at_once`: evaluated together, the last of these blocks being filled up; `None` chooses.
+    - `images_at_once`: evaluated together, the last of these blocks being filled up.
 
     **Raises:** `ValueError` for labels that are not the network's classes, a mask of another shape, and logits that are not
     finite; `KeyError` for a layer without means.
@@ -90,12 +90,12 @@ def evaluate(
 
 def knock_out_blocks(
     net: Network,
-    x: Array,
+    x: Images,
     labels: ArrayLike,
     means: Mapping[str, Array],
     branches: Mapping[str, str] | None = None,
     *,
-    images_at_once: int | None = None,
+    images_at_once: int = 64,
     track: Track = iter,
 ) -> tuple[Record, ...]:
     """The loss of replacing each block's residual branch by its mean: the block then passes its shortcut on, plus a constant.
@@ -123,7 +123,7 @@ def knock_out_blocks(
 
 def channel_curves(
     net: Network,
-    x: Array,
+    x: Images,
     labels: ArrayLike,
     means: Mapping[str, Array],
     layers: Sequence[str],
@@ -132,7 +132,7 @@ def channel_curves(
     shares: Sequence[float] = SHARES,
     repeats: int = 3,
     seed: int = 0,
-    images_at_once: int | None = None,
+    images_at_once: int = 64,
     track: Track = iter,
 ) -> tuple[Record, ...]:
     """Deletion and insertion curves of the channels of each layer, by each ranking and by chance.
@@ -217,7 +217,7 @@ class _Ablated:
     means: dict[str, Array]
 
     @staticmethod
-    def of(net: Network, x: Array, labels: ArrayLike, means: Mapping[str, Array], images_at_once: int | None) -> _Ablated:
+    def of(net: Network, x: Images, labels: ArrayLike, means: Mapping[str, Array], images_at_once: int) -> _Ablated:
         y = np.asarray(labels)
         num_classes = net.logits_shape(x[:1]).shape[1]
         if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
@@ -231,7 +231,7 @@ class _Ablated:
                 raise ValueError(
                     f"means of layer {name!r}: expected shape {expected}, got {got}; make them with ablation.means"
                 )
-        parts = tuple((*rows, count) for rows, count in blocks(net, x, y, images_at_once=images_at_once))
+        parts = tuple((*rows, count) for rows, count in blocks(x, y, images_at_once=images_at_once))
         return _Ablated(net, parts, dict(means))
 
     def num_channels(self, name: str) -> int:
@@ -278,22 +278,20 @@ def _sums(net: Network, x: Array, counted: Bool[Array, " n"], names: tuple[str, 
     }
 
 
-def blocks(
-    net: Network, x: Array, *rows: ArrayLike, images_at_once: int | None = None
-) -> Iterator[tuple[tuple[Array, ...], int]]:
+def blocks(x: Images, *rows: ArrayLike, images_at_once: int = 64) -> Iterator[tuple[tuple[Array, ...], int]]:
     """Images, and other rows that go with them, in blocks of one size, with how many count: the last block starts over."""
     n = len(x)
     if n < 2:
         raise ValueError(f"x: expected at least 2 images, got {n}")
-    if images_at_once is not None and images_at_once < 1:
+    if images_at_once < 1:
         raise ValueError(f"images_at_once: expected at least 1, got {images_at_once}")
-    size = min(n, images_at_once or runtime.block(net, x.shape[1:], 0, 1, n)[0])
+    size = min(n, images_at_once)
     for first in range(0, n, size):
         index = np.arange(first, first + size) % n
         yield tuple(jnp.asarray(np.asarray(values)[index]) for values in (x, *rows)), min(size, n - first)
 
 
-def _order(net: Network, x: Array, layers: Sequence[str]) -> tuple[str, ...]:
+def _order(net: Network, x: Images, layers: Sequence[str]) -> tuple[str, ...]:
     """The default layers and these, in forward order: a layer's depth is its place among them."""
     return net.layers(x[:1], tuple(dict.fromkeys((*net.layers(x[:1]), *layers))))
 

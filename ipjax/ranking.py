@@ -126,16 +126,16 @@ def rank_correlations(
 ) -> tuple[Record, ...]:
     """How well each score ranks the layers by what the network loses without them.
 
-    **Arguments:**
+        **Arguments:**
 
-    - `losses`: kind -> layer -> loss, see `layer_losses`. Kinds without layers are left out.
-    - `scores`: see `layer_scores`. Layers without a value, or without a loss, are left out.
-    - `depth`: layer -> its place in the network.
+        - `losses`: kind -> layer -> loss, see `layer_losses`. Kinds without layers are left out.
+        - `scores`: see `layer_scores`. Layers without a value, or without a loss, are left out.
+        - `depth`: layer -> its place in the network.
 
-    **Returns** a record a loss and score: `loss`, `score`, `representation`, `trivial`, `correlation` and `partial` (Spearman's,
-    plain and beyond depth) each with `_lower` and `_upper`, `num_layers`, `verdict` (one of `VERDICTS`) and `sentence`. The
-    partial correlation is `None` where the loss or the score ranks the layers exactly as depth does. Of fewer than 5 layers all
-    are `None`. A correlation of ±1, whose z is infinite, gets the interval of one with two neighbours in exchanged places.
+        **Returns** a record a loss and score: `loss`, `score`, `representation`, `trivial`, `correlation` and `partial`
+    (beyond depth), each with `_lower` and `_upper`, `num_layers`, `verdict` (one of `VERDICTS`) and `sentence`. The partial
+    correlation is `None` where the loss or the score ranks the layers exactly as depth does. Of fewer than 5 layers all are
+    `None`. A correlation of ±1, whose z is infinite, gets the interval of one with two neighbours in exchanged places.
 
     **Raises:** `KeyError` for a layer without depth.
     """

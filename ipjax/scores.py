@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from ipjax.ablation import ByLayer, blocks
+from ipjax.ablation import ByLayer, Images, blocks
 from ipjax.channels import label_information
 from ipjax.conductance import layer_conductance
 from ipjax.readout import channel_mean, channel_sum
@@ -26,13 +26,13 @@ from ipjax.taps import Network
 
 def channel_scores(
     net: Network,
-    x: Array,
+    x: Images,
     labels: ArrayLike,
     layers: Sequence[str],
     *,
     conductance: ByLayer | None = None,
     activation: ByLayer | None = None,
-    images_at_once: int | None = None,
+    images_at_once: int = 64,
 ) -> dict[str, dict[str, Float[np.ndarray, " channels"]]]:
     """Ranking -> layer -> a score `[channels]` of how much each channel should matter, from reference images.
 
@@ -47,7 +47,7 @@ def channel_scores(
     """
     names = net.layers(x[:1], layers)
     parts: dict[str, list[dict[str, np.ndarray]]] = {"gradient": [], "activation": [], "conductance": []}
-    for (block,), count in blocks(net, x, images_at_once=images_at_once):
+    for (block,), count in blocks(x, images_at_once=images_at_once):
         found: dict[str, Any] = {}
         found["gradient"], found["activation"] = _gradient_x_activation(net, block, names)
         if conductance is None:
