@@ -154,6 +154,15 @@ def rank_correlations(
     return tuple(records)
 
 
+def title(score: str, representation: str | None) -> str:
+    """A score's name in words, for sentences and figures: "ITE of the activation"."""
+    name = SCORES.get(score, score)
+    if representation is None:
+        return name
+    of = REPRESENTATIONS.get(representation, representation)
+    return f"layer {of}" if score == "layer_conductance" and of.startswith("conductance") else f"{name} of {of}"
+
+
 def _correlations(loss: np.ndarray, score: np.ndarray, depth: np.ndarray) -> Record:
     plain = partial = (None, None, None)
     n = len(loss)
@@ -190,9 +199,7 @@ def _verdict(record: Record) -> str:
 
 
 def _sentence(record: Record) -> str:
-    what = str(SCORES.get(record["score"], record["score"]))
-    if record["representation"] is not None:
-        what += f" of {REPRESENTATIONS.get(record['representation'], record['representation'])}"
+    what = title(record["score"], record["representation"])
     what = what[0].upper() + what[1:]
     loss = LOSSES.get(record["loss"], record["loss"])
     if record["correlation"] is None:
