@@ -33,7 +33,7 @@ class Config:
     """an architecture with an embedded digits checkpoint"""
     num_images: int = 899
     """of which the second half is evaluated"""
-    num_layers: int = 4
+    num_layers: int = 3
     """whose channels are ranked, evenly spread over the network; of the others a random half is replaced"""
     num_steps: int = 32
     """of the conductance by which channels are ranked"""
