@@ -55,7 +55,9 @@ def channel_scores(
         for kind, values in jax.device_get(found).items():
             parts[kind].append({name: value[:count] for name, value in values.items()})
     own = {
-        kind: {name: np.concatenate([p[name] for p in blocks]) for name in names} for kind, blocks in parts.items() if blocks
+        kind: {name: np.concatenate([p[name] for p in all_blocks]) for name in names}
+        for kind, all_blocks in parts.items()
+        if all_blocks
     }
     given = {"activation": activation, "conductance": conductance}
     for kind, values in given.items():

@@ -60,7 +60,7 @@ def correlations(rankings: Sequence[Record]) -> Figure:
     intervals of independent layers. Trivial scores in grey."""
     kinds = list(dict.fromkeys(record["loss"] for record in rankings))
     scores = list(dict.fromkeys((r["score"], r["representation"]) for r in sorted(rankings, key=lambda r: r["trivial"])))
-    figure = Figure(figsize=(4.1 * len(kinds) + 3.2, 0.36 * len(scores) + 2), layout="constrained")
+    figure = Figure(figsize=(4.1 * len(kinds) + 3.2, max(3.4, 0.36 * len(scores) + 2)), layout="constrained")
     axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     for ax, kind in zip(axes, kinds, strict=True):
         for record in (record for record in rankings if record["loss"] == kind):
@@ -83,7 +83,7 @@ def correlations(rankings: Sequence[Record]) -> Figure:
         ax.set_xlabel("rank correlation")
     axes[0].set_xlim(-1.03, 1.03)
     axes[0].set_yticks(range(len(scores)), [title(*score) for score in scores])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(scores) - 0.5, -0.5)
     for name, face in (("Spearman", "0.3"), ("beyond depth", "white")):
         axes[0].plot([], [], "o", ms=5, mfc=face, mec="0.3", mew=1.2, label=name)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
