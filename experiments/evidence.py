@@ -24,6 +24,7 @@ from ipjax.scores import channel_scores
 Before = Mapping[str, str | None]
 KINDS = ("most typical", "least typical")
 ABLATED = 500  # images at most whose losses are measured, and as many for means and rankings
+RANKED = 4  # layers whose channels are ranked
 ATTRIBUTED = 10  # classes
 
 
@@ -31,31 +32,34 @@ def ablated(net: ipjax.Network, data: Selection, config: Config) -> bool:
     """Whether a run knocks out blocks and channels: where asked to, and by itself for digits."""
     fits = net.logits_shape(np.zeros((1, *data.images.shape), np.float32)).shape[1] == data.images.num_classes
     if config.ablation and not fits:
-        raise ValueError(
-            "ablation: expected a network with as many classes as the data, whose loss can be measured; leave it out"
-        )
+        raise ValueError("ablation: expected a network with as many classes as the data has, or there is no loss to measure")
     return (config.data == "digits" and fits) if config.ablation is None else config.ablation
 
 
 def measure_ablation(net: ipjax.Network, data: Selection, features: Features, config: Config, kept: Kept) -> Records:
-    """Records of `ipjax.ablation`: of every residual block, and of the channels of every layer by every ranking. Means and
-    rankings are made of one half of the images, losses measured on the other."""
+    """Records of `ipjax.ablation`: of every residual block, of the channels of some layers by every ranking, and of a random
+    half of those of every other layer. Means and rankings are made of one half of the images, losses measured on the other."""
 
     def measured() -> Records:
         half = min(len(features.positions) // 2, ABLATED)
         index = data.index[features.positions[: 2 * half]]
         x, labels = _images(net, data, index, config.num_workers), np.asarray(data.images.labels)[index]
         layers = [name for name in features.names if name != "input"]
-        branches = ablation.residual_branches(net, x[:1])
+        ranked = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, RANKED).round().astype(int))]
+        branches = {block: end for block, end in ablation.residual_branches(net, x[:1]).items() if block in layers}
         means = ablation.means(net, x[:half], [*layers, *branches.values()])
         of_channels = [features.layers("channels", name) for name in ("activation", "predicted")]
-        activation, conductance = ({layer: rows[layer][:half] for layer in layers} for rows in of_channels)
-        scores = channel_scores(net, x[:half], labels[:half], layers, activation=activation, conductance=conductance)
+        activation, conductance = ({layer: rows[layer][:half] for layer in ranked} for rows in of_channels)
+        scores = channel_scores(net, x[:half], labels[:half], ranked, activation=activation, conductance=conductance)
         held_out = (net, x[half:], labels[half:], means)
-        with progress("ablations", len(layers) + len(branches)) as advance:
-            track = tracking(advance, 1)
-            blocks = ablation.knock_out_blocks(*held_out, branches, track=track)
-            return blocks + ablation.channel_curves(*held_out, layers, scores, seed=config.seed, track=track)
+        others = [layer for layer in layers if layer not in ranked]
+        with progress("ablations", len(branches) + 10 * len(ranked) + len(others)) as advance:
+            once, often = tracking(advance, 1), tracking(advance, 10)
+            records = ablation.knock_out_blocks(*held_out, branches, track=once)
+            records += ablation.channel_curves(*held_out, ranked, scores, seed=config.seed, track=often)
+            if others:
+                records += ablation.channel_curves(*held_out, others, {}, shares=(0.5,), seed=config.seed, track=once)
+            return records
 
     return kept("ablation", measured)
 
@@ -76,7 +80,7 @@ def attribute_typical(net: ipjax.Network, data: Selection, features: Features, c
     index, labels = data.index[features.positions], data.labels[features.positions]
     every = np.unique(labels)
     classes = every[np.linspace(0, len(every) - 1, min(ATTRIBUTED, len(every))).round().astype(int)]
-    pairs = [typical(last, labels, kind=kind, classes=classes) for kind in KINDS]
+    pairs = [typical(last, labels, kind=kind, classes=classes.tolist()) for kind in KINDS]
     return attribute(
         net,
         data.images,

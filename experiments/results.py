@@ -47,7 +47,9 @@ class Results:
         claimed = InformationPlane(tuple(of_both_axes))
         tables = {"theory": bottleneck.check(claimed, self.before), "theory_steps": bottleneck.steps(claimed, self.before)}
         if self.losses:
-            tables |= {"ablation": self.losses, "ablation_areas": ablation.areas(self.losses), "rankings": self.rankings}
+            ranked = {record["layer"] for record in self.losses if record["ranking"] not in (None, ablation.RANDOM)}
+            areas = ablation.areas([record for record in self.losses if record["layer"] in ranked])
+            tables |= {"ablation": self.losses, "ablation_areas": areas, "rankings": self.rankings}
         for name, table in tables.items():
             files.save(table, out / f"{name}.npz")
             files.to_csv(table, out / f"{name}.csv")
