@@ -1,0 +1,360 @@
+"""What a run found, in plain sentences: pure functions of records, each sentence with its evidence.
+
+A sentence claims a difference only where its 95 % interval excludes zero; otherwise it says that nothing was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ipjax.files import Record
+from ipjax.report.run import RECORDS, Run
+from ipjax.report.words import (
+    bits,
+    change,
+    counted,
+    estimator,
+    flags,
+    interval,
+    interval_in_bits,
+    joined,
+    listed,
+    name,
+    nuisance,
+    nuisances,
+    of,
+    plain,
+    representations,
+    told_apart,
+    within_null,
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A finding, a caution or something not known; with what it rests on, and the section that shows it."""
+
+    text: str
+    evidence: str = ""
+    kind: Literal["found", "caution", "unknown"] = "found"
+    section: str = "planes"
+
+
+def summary(run: Run) -> list[Sentence]:
+    """All that can be said of a run, findings first."""
+    plane = run.plane
+    found = [
+        *(s for key in representations(plane) if key != "predicted" for s in label_course(of(plane, key))),
+        *(s for key in representations(plane)[:1] for s in nuisance_course(of(plane, key))),
+        *efficiency(plane),
+        *leakage(plane),
+        *blocks(run.ablation),
+        *channel_areas(run.areas),
+        *rankings(run.rankings),
+        *theory(run.theory),
+        *cautions(plane),
+        *unknown(run),
+    ]
+    order = ("found", "caution", "unknown")
+    return sorted(found, key=lambda sentence: order.index(sentence.kind))
+
+
+def label_course(records: Sequence[Record]) -> list[Sentence]:
+    """How label information goes from the first layer to the last (of one representation), and its largest step."""
+    records = [record for record in records if record["layer"] != "input"] or list(records)
+    first, last = records[0], records[-1]
+    who = name(last["representation"])
+    if len(records) < 2:
+        text = f"{_upper(who)} of {last['layer']} hold {bits(last['label_information'], 1)} bits of the label."
+        return [Sentence(text, _evidence(last))]
+    if within_null(last) and within_null(first):
+        text = f"At neither {first['layer']} nor {last['layer']} is label information in {who} shown: shuffled labels give as much."
+        return [Sentence(text, f"{_evidence(first)}; {_evidence(last)}", "unknown")]
+    value, lower, upper = change(first, last, "label")
+    ends = f"bits at {first['layer']} to {bits(last['label_information'], 1)} at {last['layer']} {_of(last, 1)}".rstrip()
+    start = bits(first["label_information"], 1)
+    ceiling = last.get("label_ceiling")
+    most = f", of the {bits(ceiling, 1)} bits that the labels hold" if ceiling is not None else ""
+    if lower is None or upper is None:
+        text = f"Label information in {who} goes from {start} {ends}{most}; without an interval, no change is shown."
+        return [Sentence(text, f"change {bits(value)} bits", "unknown")]
+    if lower <= 0 <= upper:
+        text = f"Label information in {who} is not shown to change with depth: {start} {ends}."
+    else:
+        text = f"Label information in {who} {'rises' if value > 0 else 'falls'} from {start} {ends}{most}."
+    evidence = f"change {bits(value)} bits {interval_in_bits(lower, upper)}; shuffled labels give {_null(first)} and {_null(last)}"
+    found = [Sentence(text, evidence)]
+    steps = [(*change(a, b, "label"), a, b) for a, b in zip(records, records[1:], strict=False)]
+    size, step_lower, step_upper, before, after = max(steps, key=lambda step: step[0])
+    if len(records) > 2 and step_lower is not None and step_lower > 0:
+        text = f"Its largest single gain is between {before['layer']} and {after['layer']}: {bits(size)} bits."
+        found.append(Sentence(text, f"{interval_in_bits(step_lower, step_upper)}, in {who}"))
+    return found
+
+
+def nuisance_course(records: Sequence[Record]) -> list[Sentence]:
+    """What the layers keep, first to last, of what does not decide the label (of one representation), above the null."""
+    records = [record for record in records if record["layer"] != "input"] or list(records)
+    first, last = records[0], records[-1]
+    if len(records) < 2:
+        return []
+    found = []
+    for variable in nuisances(records):
+        value, lower, upper = change(first, last, variable, null=True)
+        start, end = (r[f"{variable}_information"] - (r.get(f"{variable}_null") or 0) for r in (first, last))
+        if lower is None or upper is None or lower <= 0 <= upper:
+            how = "is not shown to change"
+        else:
+            how = "falls" if value < 0 else "rises"
+        text = f"{nuisance(variable)} {how} ({bits(start)} to {bits(end)} bits)"
+        found.append((text, f"{nuisance(variable)}: {bits(value)} {interval_in_bits(lower, upper)}".rstrip()))
+    if not found:
+        return []
+    text = f"Of what does not decide the label, from {first['layer']} to {last['layer']} in {name(first['representation'])}, above the null: "
+    return [Sentence(text + "; ".join(t for t, _ in found) + ".", "change in bits, " + "; ".join(e for _, e in found), section="kept")]
+
+
+def efficiency(plane: Sequence[Record]) -> list[Sentence]:
+    """Where ITE is highest, for the contrast if it was measured, and which layers are not told apart from there."""
+    with_ite = [key for key in representations(plane) if any(r.get("ite") is not None for r in of(plane, key))]
+    if not with_ite:
+        reasons = dict.fromkeys(r["ite_withheld"] for r in plane if r.get("ite_withheld"))
+        text = "ITE is withheld at every layer" if reasons else "ITE was not measured"
+        return [Sentence(text + ".", listed(list(reasons)), "unknown", "ite")]
+    key = "contrast" if "contrast" in with_ite else with_ite[0]
+    records = [record for record in of(plane, key) if record.get("ite") is not None]
+    values = {r["layer"]: (r["ite"], r.get("ite_lower"), r.get("ite_upper")) for r in records}
+    best = max(values, key=lambda layer: values[layer][0])
+    least = min(values, key=lambda layer: values[layer][0])
+    ties = [layer for layer in values if layer != best and not told_apart(values[best], values[layer])]
+    text = f"Of what {name(key)} keeps of the input, the share about the label (ITE) is largest at {best}: {plain(values[best][0])}"
+    if len(values) > 1:
+        text += f"; smallest at {least}: {plain(values[least][0])}"
+    evidence = [f"{best} {interval(*values[best][1:])}", f"{least} {interval(*values[least][1:])}"]
+    if ties:
+        evidence.append(f"not told apart from {best}: {listed(ties)}")
+    return [Sentence(text + ".", "; ".join(evidence), section="ite")]
+
+
+def leakage(plane: Sequence[Record]) -> list[Sentence]:
+    """How much choosing the predicted class as a target adds, by each estimator."""
+    found = []
+    for method in dict.fromkeys(r["label_estimator"] for r in plane if r.get("leak") is not None):
+        records = [r for r in plane if r.get("leak") is not None and r["label_estimator"] == method]
+        most = max(records, key=lambda record: record["leak"])
+        shown = most.get("leak_lower") is None or most["leak_lower"] > 0
+        by = f"by {estimator(method)}"
+        if most["leak"] <= 0 or not shown:
+            text = f"No leak of the target is shown {by}: the predicted class adds nothing to label information beyond the interval."
+        else:
+            text = (
+                f"Choosing the predicted class as the target leaks the label: at {most['layer']} it adds {bits(most['leak'])} bits {by} "
+                "that are not the layer's own."
+            )
+        parts = [interval_in_bits(most.get("leak_lower"), most.get("leak_upper")) or "no interval"]
+        if most.get("leak_null") is not None:
+            parts.append(f"a class at random gives {bits(most['leak_null'])} bits")
+        found.append(Sentence(text, "; ".join(parts), section="leak"))
+    return found
+
+
+def blocks(ablation: Sequence[Record]) -> list[Sentence]:
+    """Which block's loss costs most, what is not told apart from it, and how many cost nothing that is shown."""
+    records = [record for record in ablation if record["kind"] == "block"]
+    if not records:
+        return []
+    costs = {r["layer"]: (r["loss"], r.get("loss_lower"), r.get("loss_upper")) for r in records}
+    most = max(records, key=lambda record: record["loss"])
+    ties = [layer for layer in costs if layer != most["layer"] and not told_apart(costs[most["layer"]], costs[layer])]
+    accuracy = f"; accuracy falls by {100 * most['accuracy_drop']:.1f} points" if most.get("accuracy_drop") is not None else ""
+    evidence = [f"{most['num_samples']} images"] + ([f"not told apart from it: {listed(ties)}"] if ties else [])
+    if most.get("loss_lower") is None or most["loss_lower"] <= 0:
+        text = "No single block's loss is shown to cost anything: each interval reaches zero."
+        return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", section="ablation")]
+    shown = f"{bits(most['loss'])} bits {interval_in_bits(most['loss_lower'], most['loss_upper'])}"
+    found = [
+        Sentence(
+            f"Knocking out {most['layer']} costs most: cross-entropy rises by {shown}{accuracy}.", "; ".join(evidence), section="ablation"
+        )
+    ]
+    free = [r["layer"] for r in records if r.get("loss_lower") is not None and r["loss_lower"] <= 0]
+    if free:
+        text = f"{len(free)} of {len(records)} blocks are not shown to cost anything when they alone are knocked out."
+        found.append(Sentence(text, listed(free), section="ablation"))
+    return found
+
+
+def channel_areas(areas: Sequence[Record]) -> list[Sentence]:
+    """In how many layers removing the channels that conductance ranks first costs more than removing random ones."""
+    deletion = {(r["layer"], r["ranking"]): r for r in areas if r["curve"] == "deletion"}
+    layers = [layer for layer, ranking in deletion if ranking == "random" and (layer, "conductance") in deletion]
+    bounds = {layer: deletion[layer, "random"].get("cross_entropy_area_upper") for layer in layers}
+    layers = [layer for layer in layers if bounds[layer] is not None]
+    if not layers:
+        return []
+    worse = [layer for layer in layers if deletion[layer, "conductance"]["cross_entropy_area"] > bounds[layer]]
+    text = f"In {len(worse)} of {len(layers)} layers, removing the channels with most conductance first costs more than removing random ones."
+    return [Sentence(text, "area under the deletion curve beyond the spread of random orders", section="ablation")]
+
+
+def rankings(records: Sequence[Record]) -> list[Sentence]:
+    """Whether any score of the layers is shown to predict what the network loses beyond what depth predicts."""
+    found = []
+    for loss in dict.fromkeys(record["loss"] for record in records):
+        scores = [r for r in records if r["loss"] == loss and not r["trivial"] and r.get("partial") is not None]
+        depth = next((r for r in records if r["loss"] == loss and r["score"] == "depth"), None)
+        what = {"block": "the loss of a block", "channels": "the loss of half of a layer's channels"}.get(loss, loss)
+        if not scores:
+            text = f"Whether a ranking predicts {what} beyond depth is not known: there is nothing to judge it by."
+            found.append(Sentence(text, "", "unknown", "rankings"))
+            continue
+        best = max(scores, key=lambda record: record["partial"])
+        parts = [f"best: {score(best)}, {plain(best['correlation'])} {_bounds(best, 'correlation')}".rstrip()]
+        if depth is not None:
+            parts.append(f"depth {plain(depth['correlation'])} {_bounds(depth, 'correlation')}".rstrip())
+        parts.append(f"beyond depth {plain(best['partial'])} {_bounds(best, 'partial')}".rstrip())
+        parts.append(counted(best["num_layers"], "layer"))
+        ahead = [r for r in scores if r.get("partial_lower") is not None and r["partial_lower"] > 0]
+        if ahead:
+            text = f"Beyond depth, {what} is predicted by {listed([score(r) for r in ahead])}."
+        else:
+            too = ", ITE included," if any(r["score"] == "ite" for r in scores) else ""
+            text = f"No ranking of the layers{too} is shown to predict {what} better than plain depth does."
+        found.append(Sentence(text, "; ".join(parts), "found" if ahead else "unknown", "rankings"))
+    return found
+
+
+def score(record: Record) -> str:
+    """A score of the layers by its name: ITE (contrast), depth."""
+    names = {"ite": "ITE", "num_channels": "number of channels"}
+    text = names.get(record["score"], record["score"].replace("_", " "))
+    return f"{text} ({record['representation']})" if record.get("representation") else text
+
+
+CLAIMS = {
+    "data_processing": "data processing (no layer knows more than the one before)",
+    "compression": "compression (late layers drop input information)",
+    "sufficiency": "sufficiency (the last layer keeps what the input has of the label)",
+    "invariance": "invariance (nuisance information falls)",
+}
+
+
+def theory(records: Sequence[Record]) -> list[Sentence]:
+    """For each claim, how many of its checks hold; where estimators contradict each other."""
+    found = []
+    for claim in dict.fromkeys(record["claim"] for record in records):
+        checks = [record for record in records if record["claim"] == claim]
+        counts = {v: sum(r["verdict"] == v for r in checks) for v in ("holds", "violated", "undecided", "withheld")}
+        text = f"{_upper(CLAIMS.get(claim, claim))}: "
+        text += ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count) + f" of {counted(len(checks), 'check')}."
+        parts = [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
+        kind = "found" if counts["holds"] + counts["violated"] else "unknown"
+        found.append(Sentence(text, "; ".join(parts), kind, "theory"))
+    return found
+
+
+def disagreements(records: Sequence[Record]) -> list[str]:
+    """Claims about a variable and representation that one estimator finds to hold and another violated."""
+    verdicts: dict[str, set[str]] = {}
+    for record in records:
+        key = f"{record['claim'].replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
+        verdicts.setdefault(key, set()).add(record["verdict"])
+    return [key for key, found in verdicts.items() if {"holds", "violated"} <= found]
+
+
+def cautions(plane: Sequence[Record]) -> list[Sentence]:
+    """What makes the plane's numbers less than they look, counted over layers and representations."""
+    records = [record for key in representations(plane) for record in of(plane, key)]
+    marked = {flag: [r for r in records if flag in flags(r)] for flag in ("saturated", "within null", "ITE withheld", "sample size", "few images")}
+    words = {
+        "saturated": "input information is saturated: it tells the number of images, not the layer",
+        "within null": "label information is not above that of shuffled labels",
+        "ITE withheld": "ITE is withheld",
+        "sample size": "a value would move by more than its interval with more images: compare layers, not absolute bits",
+        "few images": "a class has fewer than 20 images",
+    }
+    found = [
+        Sentence(
+            f"At {len(there)} of {len(records)} points {words[flag]}.",
+            listed(list(dict.fromkeys(f"{r['layer']} ({r['representation']})" for r in there))),
+            "caution",
+            "layers",
+        )
+        for flag, there in marked.items()
+        if there
+    ]
+    gaps = [r for r in records if (r.get("completeness_gap") or 0) > 0.1]
+    if gaps:
+        text = f"At {len(gaps)} points the conductance misses more than 10 % of the target's change: more steps are needed, or the layer is no cut."
+        found.append(Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers"))
+    return found + _families(plane)
+
+
+def _families(plane: Sequence[Record]) -> list[Sentence]:
+    """Where another estimator of label information sees the opposite change from the first layer to the last."""
+    found = []
+    for key in representations(plane):
+        directions = {}
+        for method in dict.fromkeys(r["label_estimator"] for r in plane if r["representation"] == key):
+            records = [r for r in plane if r["representation"] == key and r["label_estimator"] == method and r["layer"] != "input"]
+            values = [r["label_information"] for r in sorted(records, key=lambda r: r["depth"]) if r.get("label_information") is not None]
+            if len(values) > 1:
+                directions[estimator(method)] = values[-1] - values[0]
+        if len(directions) > 1 and min(directions.values()) < 0 < max(directions.values()):
+            changes = "; ".join(f"{method} {bits(value)} bits" for method, value in directions.items())
+            text = f"Estimators disagree on whether label information in {name(key)} rises or falls with depth."
+            found.append(Sentence(text, changes, "caution", "layers"))
+    return found
+
+
+NOT_MEASURED = {
+    "profile": "how far the planes depend on the noise level",
+    "channels": "what single channels tell",
+    "ablation": "what the network loses without a block or channels",
+    "rankings": "whether any score predicts which layers matter",
+    "theory": "whether the theory's predictions hold",
+}
+
+
+def unknown(run: Run) -> list[Sentence]:
+    """What this run cannot say: what it did not measure, and what no run of this kind measures."""
+    found = []
+    missing = [what for key, what in NOT_MEASURED.items() if not getattr(run, key)]
+    if missing:
+        files = ", ".join(RECORDS[key] for key in NOT_MEASURED if not getattr(run, key))
+        found.append(Sentence(f"Not measured in this run: {listed(missing, 9)}.", f"no {files}", "unknown", "settings"))
+    if run.environment.get("accuracy") is None:
+        text = "The network's accuracy on these images is not known: its classes are not those of the data."
+        found.append(Sentence(text, "", "unknown", "settings"))
+    if run.config.get("weights") == "random":
+        text = "The weights are random: nothing here tells about a trained network."
+        found.append(Sentence(text, "weights: random", "caution", "settings"))
+    text = (
+        "Intervals cover the choice of images alone: not the training's seed, the estimators' bias, the baseline of the path or "
+        "the noise level. This is one network."
+    )
+    found.append(Sentence(text, "see the noise slider for the last of these", "unknown", "planes"))
+    return found
+
+
+def _evidence(record: Record) -> str:
+    interval_there = _of(record, 2)
+    return joined(f"{record['layer']} {bits(record['label_information'])} bits", interval_there, f"shuffled {_null(record)}")
+
+
+def _of(record: Record, digits: int) -> str:
+    return interval_in_bits(record.get("label_interval_lower"), record.get("label_interval_upper"), digits)
+
+
+def _bounds(record: Record, key: str) -> str:
+    return interval(record.get(f"{key}_lower"), record.get(f"{key}_upper"))
+
+
+def _null(record: Record) -> str:
+    return bits(record.get("label_null"))
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
