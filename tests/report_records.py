@@ -45,7 +45,13 @@ def layer(representation: str, name: str, depth: int, label: float, given: float
     record |= {"input_estimator": "KDE(noise=0.1)", "label_estimator": "KDE(noise=0.1)"}
     record |= information("label", label) | information("input", given, null=None, ceiling=5.3)
     ratio = label / given
-    record |= {"ite": ratio, "ite_lower": ratio - 0.02, "ite_upper": ratio + 0.02, "ite_withheld": None, "completeness_gap": None}
+    record |= {
+        "ite": ratio,
+        "ite_lower": ratio - 0.02,
+        "ite_upper": ratio + 0.02,
+        "ite_withheld": None,
+        "completeness_gap": None,
+    }
     return record | values
 
 
@@ -57,7 +63,12 @@ def plane(layers: Sequence[str] = LAYERS) -> tuple[Record, ...]:
             share = depth / (len(layers) - 1)
             values: Record = information("position", 0.9 - 0.6 * share, null=0.2, ceiling=2.0)
             if key == "predicted":
-                values |= {"leak": 0.3 - 0.2 * share, "leak_lower": 0.25 - 0.2 * share, "leak_upper": 0.35 - 0.2 * share, "leak_null": -0.1}
+                values |= {
+                    "leak": 0.3 - 0.2 * share,
+                    "leak_lower": 0.25 - 0.2 * share,
+                    "leak_upper": 0.35 - 0.2 * share,
+                    "leak_null": -0.1,
+                }
             if key == "contrast" and depth == 1:
                 values |= {"input_saturated": True, "ite": None, "ite_lower": None, "ite_upper": None}
                 values["ite_withheld"] = "input information saturated"
@@ -92,7 +103,15 @@ def profile(layers: Sequence[str] = LAYERS) -> tuple[Record, ...]:
 def channels(layers: Sequence[str] = LAYERS) -> tuple[Record, ...]:
     values = {"label_null": 0.0, "label_null_upper": 0.15, "num_channels": 4, "num_samples": 200}
     return tuple(
-        {"representation": key, "layer": name, "depth": depth, "channel": 3 - i, "rank": i + 1, "label_information": 0.5 / (i + 1)} | values
+        {
+            "representation": key,
+            "layer": name,
+            "depth": depth,
+            "channel": 3 - i,
+            "rank": i + 1,
+            "label_information": 0.5 / (i + 1),
+        }
+        | values
         for key in ("activation", "contrast")
         for depth, name in enumerate(layers)
         for i in range(4)
@@ -106,7 +125,9 @@ def ablation(layers: Sequence[str] = LAYERS[2:5]) -> tuple[Record, ...]:
         loss = 0.02 + 0.5 * depth / max(len(layers) - 1, 1)
         ends = {"loss_lower": loss - 0.04, "loss_upper": loss + 0.04, "accuracy_drop": loss / 5}
         ends |= {"accuracy_drop_lower": loss / 5 - 0.01, "accuracy_drop_upper": loss / 5 + 0.01}
-        records.append({"kind": "block", "layer": name, "depth": depth, "loss": loss, "accuracy": 0.97 - loss / 5, **ends, **intact})
+        records.append(
+            {"kind": "block", "layer": name, "depth": depth, "loss": loss, "accuracy": 0.97 - loss / 5, **ends, **intact}
+        )
         rankings = {"conductance": 2.0, "activation": 1.4, "gradient_x_activation": 1.7, "information": 1.6, "random": 1.0}
         for ranking, strength in rankings.items():
             for repeat in range(3 if ranking == "random" else 1):
@@ -115,8 +136,20 @@ def ablation(layers: Sequence[str] = LAYERS[2:5]) -> tuple[Record, ...]:
                         reached = share ** (1 / strength) if curve == "deletion" else (1 - share) ** strength
                         value = 2.0 * reached + 0.05 * (repeat - 1) * (ranking == "random")
                         records.append(
-                            {"kind": "channels", "layer": name, "depth": depth, "ranking": ranking, "curve": curve, "repeat": repeat}
-                            | {"share": share, "num_channels": round(64 * share), "loss": value, "accuracy": max(0.1, 0.97 - 0.4 * value)}
+                            {
+                                "kind": "channels",
+                                "layer": name,
+                                "depth": depth,
+                                "ranking": ranking,
+                                "curve": curve,
+                                "repeat": repeat,
+                            }
+                            | {
+                                "share": share,
+                                "num_channels": round(64 * share),
+                                "loss": value,
+                                "accuracy": max(0.1, 0.97 - 0.4 * value),
+                            }
                             | {"loss_lower": value - 0.05, "loss_upper": value + 0.05}
                             | intact
                         )
@@ -137,11 +170,26 @@ def areas(layers: Sequence[str] = LAYERS[2:5]) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def ranking(score: str, correlation: float, partial: float | None, *, representation: str | None = None, trivial: bool = False) -> Record:
+def ranking(
+    score: str, correlation: float, partial: float | None, *, representation: str | None = None, trivial: bool = False
+) -> Record:
     record = {"loss": "block", "score": score, "representation": representation, "trivial": trivial, "num_layers": 16}
-    record |= {"correlation": correlation, "correlation_lower": correlation - 0.2, "correlation_upper": min(1.0, correlation + 0.1)}
-    ends = {"partial_lower": None, "partial_upper": None} if partial is None else {"partial_lower": partial - 0.5, "partial_upper": partial + 0.5}
-    return record | {"partial": partial, **ends, "verdict": "undecided", "sentence": f"{score} is not shown to predict more than depth does."}
+    record |= {
+        "correlation": correlation,
+        "correlation_lower": correlation - 0.2,
+        "correlation_upper": min(1.0, correlation + 0.1),
+    }
+    ends = (
+        {"partial_lower": None, "partial_upper": None}
+        if partial is None
+        else {"partial_lower": partial - 0.5, "partial_upper": partial + 0.5}
+    )
+    return record | {
+        "partial": partial,
+        **ends,
+        "verdict": "undecided",
+        "sentence": f"{score} is not shown to predict more than depth does.",
+    }
 
 
 def rankings() -> tuple[Record, ...]:
@@ -156,7 +204,9 @@ def rankings() -> tuple[Record, ...]:
     )
 
 
-def check(claim: str, verdict: str, *, representation: str = "activation", estimator: str = "KDE(noise=0.1)", variable: str = "label") -> Record:
+def check(
+    claim: str, verdict: str, *, representation: str = "activation", estimator: str = "KDE(noise=0.1)", variable: str = "label"
+) -> Record:
     return {
         "claim": claim,
         "variable": variable,
@@ -180,7 +230,15 @@ def theory() -> tuple[Record, ...]:
     )
 
 
-CONFIG = {"network": "resnet50", "weights": "digits", "data": "digits", "noise": 0.1, "readout": "sketch", "num_images": 200, "seed": 0}
+CONFIG = {
+    "network": "resnet50",
+    "weights": "digits",
+    "data": "digits",
+    "noise": 0.1,
+    "readout": "sketch",
+    "num_images": 200,
+    "seed": 0,
+}
 ENVIRONMENT = {"python": "3.11", "versions": {"ipjax": "0.1.0"}, "devices": ["cpu:0"], "accuracy": 0.97, "unreadable": []}
 
 

@@ -28,6 +28,7 @@ from ipjax.report.words import (
 )
 
 Chart = dict[str, Any]
+RUN_COLOURS = 6
 RANKINGS = {
     "conductance": "predicted",
     "activation": "activation",
@@ -51,7 +52,7 @@ def planes(runs: Sequence[Run]) -> Chart:
             if levels:
                 for point, record in zip(points, records, strict=True):
                     point["levels"] = _over_levels(run, record, levels)
-            series.append({"name": run.name, "colour": key if one else f"run{i}", "points": points})
+            series.append({"name": run.name, "colour": key if one else f"run{i % RUN_COLOURS}", "points": points})
         panels.append({"title": title(key), "series": series})
     everything = [record for run in runs for key in kinds for record in of(run.plane, key)]
     return {
@@ -84,7 +85,9 @@ def _over_levels(run: Run, record: Record, levels: Sequence[float]) -> list[list
             found[other["noise"]] = other
     values = [found.get(level) for level in levels]
     return [
-        None if r is None else [in_bits(r["input_information"]), in_bits(r["label_information"]), bool(r.get("input_saturated"))]
+        None
+        if r is None
+        else [in_bits(r["input_information"]), in_bits(r["label_information"]), bool(r.get("input_saturated"))]
         for r in values
     ]
 
@@ -137,7 +140,13 @@ def efficiency(runs: Sequence[Run], over_depth: bool = False) -> Chart | None:
                 tip = [who, text] + ([] if shuffled is None else [f"with shuffled labels {plain(shuffled)}"])
                 points.append(value | {"n": shuffled, "tip": tip})
             if points:
-                series.append({"name": run.name if over_depth else title(key), "colour": f"run{i}" if over_depth else key, "points": points})
+                series.append(
+                    {
+                        "name": run.name if over_depth else title(key),
+                        "colour": f"run{i % RUN_COLOURS}" if over_depth else key,
+                        "points": points,
+                    }
+                )
     if not series and not withheld:
         return None
     if withheld:
@@ -152,15 +161,16 @@ def label_over_depth(runs: Sequence[Run], representation: str) -> Chart:
     for i, run in enumerate(runs):
         records = of(run.plane, representation)
         points = [
-            _bits_point(j / max(len(records) - 1, 1), record, "label", f"{run.name}: {record['layer']}") for j, record in enumerate(records)
+            _bits_point(j / max(len(records) - 1, 1), record, "label", f"{run.name}: {record['layer']}")
+            for j, record in enumerate(records)
         ]
-        series.append({"name": run.name, "colour": f"run{i}", "points": points})
+        series.append({"name": run.name, "colour": f"run{i % RUN_COLOURS}", "points": points})
     x = {"label": "relative depth", "range": [0, 1]}
     return {"kind": "lines", "title": title(representation), "x": x, "y": {"label": "I(C; Y), bits"}, "series": series}
 
 
 def kept(plane: Sequence[Record]) -> list[Chart]:
-    """What the layers keep of the label and of each nuisance above its null, a chart a representation; none without nuisances."""
+    """What the layers keep of the label and of each nuisance above its null, a chart a representation."""
     variables = nuisances(plane)
     if not variables:
         return []
@@ -173,7 +183,11 @@ def kept(plane: Sequence[Record]) -> list[Chart]:
             points = []
             for record in records:
                 null = record.get(f"{variable}_null") or 0
-                points.append(_bits_point(names.index(record["layer"]), record, variable, f"{record['layer']} · {nuisance(variable)}", null))
+                points.append(
+                    _bits_point(
+                        names.index(record["layer"]), record, variable, f"{record['layer']} · {nuisance(variable)}", null
+                    )
+                )
             series.append({"name": nuisance(variable), "colour": colour, "points": points})
         y = {"label": "bits above the null"}
         charts.append({"kind": "lines", "title": title(key), "x": {"ticks": names}, "y": y, "series": series})
@@ -194,7 +208,15 @@ def leakage(plane: Sequence[Record]) -> list[Chart]:
                 tip.append(f"a class at random {bits(record['leak_null'])} bits")
             values = {"v": record["leak"], "l": ends[0], "h": ends[1], "n": record.get("leak_null")}
             points.append({"x": names.index(record["layer"]), **{k: in_bits(v) for k, v in values.items()}, "tip": tip})
-        series = [{"name": "to the predicted class", "colour": "predicted", "style": "bars", "null": "to a random class", "points": points}]
+        series = [
+            {
+                "name": "to the predicted class",
+                "colour": "predicted",
+                "style": "bars",
+                "null": "to a random class",
+                "points": points,
+            }
+        ]
         y = {"label": "leak, bits"}
         charts.append({"kind": "lines", "title": f"by {estimator(method)}", "x": {"ticks": names}, "y": y, "series": series})
     return charts
@@ -223,7 +245,7 @@ def leak_over_depth(runs: Sequence[Run]) -> Chart | None:
             values = {"v": record["leak"], "l": ends[0], "h": ends[1], "n": record.get("leak_null")}
             points.append({"x": j / max(len(records) - 1, 1), **{k: in_bits(v) for k, v in values.items()}, "tip": tip})
         if points:
-            series.append({"name": run.name, "colour": f"run{i}", "points": points})
+            series.append({"name": run.name, "colour": f"run{i % RUN_COLOURS}", "points": points})
     x = {"label": "relative depth", "range": [0, 1]}
     return {"kind": "lines", "x": x, "y": {"label": "leak, bits"}, "series": series} if series else None
 
@@ -237,7 +259,7 @@ def block_losses(runs: Sequence[Run]) -> Chart | None:
             points = chart["series"][0]["points"]
             last = max(len(points) - 1, 1)
             points = [p | {"x": p["x"] / last, "tip": [f"{run.name}: {p['tip'][0]}", *p["tip"][1:]]} for p in points]
-            series.append({"name": run.name, "colour": f"run{i}", "points": points})
+            series.append({"name": run.name, "colour": f"run{i % RUN_COLOURS}", "points": points})
     x = {"label": "relative depth", "range": [0, 1]}
     return {"kind": "lines", "x": x, "y": {"label": "rise of cross-entropy, bits"}, "series": series} if series else None
 
@@ -258,7 +280,9 @@ def channel_curves(ablation: Sequence[Record]) -> Chart | None:
             if series:
                 x = {"label": f"share of channels {verb}", "range": [0, 1]}
                 y = {"label": "rise of cross-entropy, bits"}
-                charts.append({"kind": "lines", "title": f"{_upper(curve)}: the first channels {verb}", "x": x, "y": y, "series": series})
+                charts.append(
+                    {"kind": "lines", "title": f"{_upper(curve)}: the first channels {verb}", "x": x, "y": y, "series": series}
+                )
         if charts:
             options.append({"name": layer, "charts": charts})
     return {"kind": "choice", "label": "Layer", "options": options} if options else None
@@ -273,10 +297,18 @@ def _curve(records: Sequence[Record], ranking: str, verb: str) -> Chart:
             losses = [record["loss"] for record in there]
             ends = {"v": float(np.mean(losses)), "l": min(losses), "h": max(losses)}
             values = {key: in_bits(value) for key, value in ends.items()}
-            tip = [f"{name}, {len(there)} orders", f"{100 * share:.0f} % {verb}", f"loss {bits(ends['v'])} bits, {bits(ends['l'])} to {bits(ends['h'])}"]
+            tip = [
+                f"{name}, {len(there)} orders",
+                f"{100 * share:.0f} % {verb}",
+                f"loss {bits(ends['v'])} bits, {bits(ends['l'])} to {bits(ends['h'])}",
+            ]
         else:
             values = _loss(there[0])
-            tip = [name, f"{100 * share:.0f} % {verb} ({counted(there[0]['num_channels'], 'channel')})", *_loss_tip(there[0], "")[1:]]
+            tip = [
+                name,
+                f"{100 * share:.0f} % {verb} ({counted(there[0]['num_channels'], 'channel')})",
+                *_loss_tip(there[0], "")[1:],
+            ]
         points.append({"x": share, **values, "tip": tip})
     return {"name": name, "colour": RANKINGS[ranking], "style": "quiet" if ranking == "random" else "line", "points": points}
 
@@ -294,7 +326,14 @@ def rankings(records: Sequence[Record]) -> list[Chart]:
                 what = "rank correlation" if key == "correlation" else "beyond depth"
                 tip = [score(record), joined(what, plain(ends[0]), interval(*ends[1:]))]
                 cells.append(None if ends[0] is None else {"v": ends[0], "l": ends[1], "h": ends[2], "tip": tip})
-            rows.append({"name": score(record), "trivial": bool(record["trivial"]), "colour": record.get("representation"), "cells": cells})
+            rows.append(
+                {
+                    "name": score(record),
+                    "trivial": bool(record["trivial"]),
+                    "colour": record.get("representation"),
+                    "cells": cells,
+                }
+            )
         columns = ["Spearman correlation with the loss", "partial correlation, beyond depth"]
         charts.append({"kind": "forest", "title": titles.get(loss, loss), "columns": columns, "rows": rows})
     return charts
@@ -315,7 +354,15 @@ def _loss(record: Record) -> Chart:
 
 
 def _loss_tip(record: Record, who: str) -> list[str]:
-    lines = [who, joined("cross-entropy", signed(record["loss"]), "bits", interval_in_bits(record.get("loss_lower"), record.get("loss_upper")))]
+    lines = [
+        who,
+        joined(
+            "cross-entropy",
+            signed(record["loss"]),
+            "bits",
+            interval_in_bits(record.get("loss_lower"), record.get("loss_upper")),
+        ),
+    ]
     if record.get("accuracy") is not None:
         lines.append(f"accuracy {record['accuracy']:.1%}, intact {record['intact_accuracy']:.1%}")
     return lines
@@ -347,5 +394,3 @@ def _upper(text: str) -> str:
 
 def each(chart: Chart | None) -> list[Chart]:
     return [] if chart is None else [chart]
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ipjax.report.run import Run
 from ipjax.report.sentences import Sentence
@@ -19,7 +19,7 @@ from ipjax.report.words import (
     told_apart,
 )
 
-_Value = tuple[float, float | None, float | None]
+_Value = tuple[float, float | None, float | None]  # a value and its interval
 DECISIVE = {
     "noise": "the noise level decides how many bits there are",
     "readout": "another readout gives the estimators other features",
@@ -68,7 +68,8 @@ def warnings(runs: Sequence[Run]) -> list[Sentence]:
     for key, why in DECISIVE.items():
         values = {run.name: _setting(run, key) for run in runs}
         if len(set(values.values())) > 1:
-            text = f"The runs differ in {key.replace('_', ' ').replace('num samples', 'the number of images')}: {why}, so values do not compare."
+            what = "the number of images" if key == "num_samples" else key.replace("_", " ")
+            text = f"The runs differ in {what}: {why}, so values do not compare."
             found.append(Sentence(text, "; ".join(f"{name}: {value}" for name, value in values.items()), "caution", "settings"))
     return found
 
@@ -80,7 +81,7 @@ def _setting(run: Run, key: str) -> str:
     return str(run.config.get(key))
 
 
-def _differ(what: str, values: dict[str, _Value | None], unit: str, section: str) -> Sentence:
+def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: str) -> Sentence:
     known = {name: value for name, value in values.items() if value is not None}
     shown = "; ".join(
         joined(name, plain(v[0], 3 if what == "accuracy" else 2), unit, interval(*v[1:], 3 if what == "accuracy" else 2))
@@ -97,7 +98,9 @@ def _differ(what: str, values: dict[str, _Value | None], unit: str, section: str
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Settings that are not the same in all runs, with each run's value."""
-    columns = [dict(settings(run.config, {"images": run.num_images, "devices": run.environment.get("devices")})) for run in runs]
+    columns = [
+        dict(settings(run.config, {"images": run.num_images, "devices": run.environment.get("devices")})) for run in runs
+    ]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = [(key, [column.get(key, "–") for column in columns]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
@@ -134,7 +137,7 @@ def overview(runs: Sequence[Run]) -> Table:
     return Table("runs", columns, tuple(rows))
 
 
-def accuracy(run: Run) -> _Value | None:
+def accuracy(run: Run) -> tuple[float, float, float] | None:
     """With Wilson's 95 % interval for a share of n images."""
     share, n = run.environment.get("accuracy"), run.num_images
     if share is None or not n:
@@ -148,8 +151,7 @@ def accuracy(run: Run) -> _Value | None:
 def _label(run: Run, representation: str, at: int) -> _Value:
     records = of(run.plane, representation)
     record = ([r for r in records if r["layer"] != "input"] or records)[at]
-    keys = ("label_information", "label_interval_lower", "label_interval_upper")
-    return _in_bits(*(record.get(key) for key in keys))
+    return _in_bits(record["label_information"], record.get("label_interval_lower"), record.get("label_interval_upper"))
 
 
 def _best(run: Run, key: str, representation: str, in_bits: bool = False) -> _Value | None:
@@ -180,5 +182,3 @@ def _cell(value: _Value | None, digits: int = 2) -> Cell:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-

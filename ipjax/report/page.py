@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ipjax.report import charts, comparison, sentences, tables
 from ipjax.report.charts import Chart
 from ipjax.report.run import RECORDS, Run
-from ipjax.report.words import FLAGS, interval, representations
+from ipjax.report.words import FLAGS, SECTIONS, flags, interval, of, representations
 
 LARGEST = 6_000_000  # bytes of a page
 
@@ -36,7 +36,7 @@ def build(run: Run) -> str:
         "rankings": charts.rankings(run.rankings),
     }
     numbers = {key: _numbers(key, drawn[key]) for key in ("ite", "kept", "leak", "blocks")}
-    accuracy = comparison.accuracy(run)
+    marked = {flag for key in representations(plane) for record in of(plane, key) for flag in flags(record)}
     return _page(
         "report.html.jinja",
         drawn,
@@ -44,14 +44,14 @@ def build(run: Run) -> str:
         numbers=numbers,
         files=RECORDS,
         sentences=sentences.summary(run),
-        accuracy=accuracy and f"{100 * accuracy[0]:.1f} % {interval(100 * accuracy[1], 100 * accuracy[2], 1)}",
+        accuracy=_accuracy(run),
         layers=tables.layers(plane, run.ablation),
         channels=tables.channels(run.channels) if run.channels else None,
         areas=tables.areas(run.areas) if run.areas else None,
         theory=tables.theory(run.theory) if run.theory else None,
         settings=tables.settings(run.config),
         environment=tables.settings(run.environment),
-        flags=FLAGS,
+        flags={flag: why for flag, why in FLAGS.items() if flag in marked},
         noise=None if run.noise is None else f"{run.noise:g}",
     )
 
@@ -79,6 +79,14 @@ def compare(runs: Sequence[Run]) -> str:
     )
 
 
+def _accuracy(run: Run) -> str | None:
+    accuracy = comparison.accuracy(run)
+    if accuracy is None:
+        return None
+    value, lower, upper = (100 * number for number in accuracy)
+    return f"{value:.1f} % {interval(lower, upper, 1)}"
+
+
 def _numbers(name: str, drawn: Sequence[Chart]) -> list[tuple[str, tables.Table]]:
     return [(chart.get("title", ""), tables.numbers(chart, f"{name}-{i}")) for i, chart in enumerate(drawn)]
 
@@ -87,18 +95,22 @@ def _page(template: str, drawn: Mapping[str, Any], **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("ipjax.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["sections"] = SECTIONS
     environment.filters["data_uri"] = lambda data: f"data:image/webp;base64,{base64.b64encode(data).decode()}"
     style, script = _asset("page.css"), _asset("charts.js") + _asset("page.js")
     html = environment.get_template(template).render(
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src {_hash(style)}; script-src {_hash(script)}",
         data=_embedded(drawn),
         drawn=drawn,
         **values,
     )
     if len(html.encode()) > LARGEST:
-        raise ValueError(f"page: {len(html.encode()) / 1e6:.1f} MB, expected at most {LARGEST / 1e6:.0f}; leave out pictures or layers")
+        raise ValueError(
+            f"page: {len(html.encode()) / 1e6:.1f} MB, expected at most {LARGEST / 1e6:.0f}; leave out pictures or layers"
+        )
     return html
 
 

@@ -69,12 +69,16 @@ class Run:
             raise FileNotFoundError(f"expected the folder of a finished run, found none at {folder}")
         needed = ("config.json", "environment.json", RECORDS["plane"])
         if missing := [name for name in needed if not (folder / name).is_file()]:
-            raise FileNotFoundError(
-                f"{folder} holds no finished run: {', '.join(missing)} is not there; start the same command with --out {folder} to finish it"
+            begun = (folder / "config.json").is_file()
+            todo = (
+                f"start its command again with --out {folder} to finish it" if begun else "give the folder that a run wrote to"
             )
+            raise FileNotFoundError(f"{folder} holds no finished run ({', '.join(missing)} missing); {todo}")
         records = {key: files.load(folder / name) for key, name in RECORDS.items() if (folder / name).is_file()}
         if records["plane"] and "layer" not in records["plane"][0]:
-            raise ValueError(f"{folder / RECORDS['plane']} is no information plane's file: expected a column layer; run it again")
+            raise ValueError(
+                f"{folder / RECORDS['plane']} is no information plane's file: expected a column layer; run it again"
+            )
         return Run(
             name=folder.resolve().name,
             config=_json(folder / "config.json"),

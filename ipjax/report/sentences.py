@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ipjax.files import Record
@@ -70,7 +71,8 @@ def label_course(records: Sequence[Record]) -> list[Sentence]:
         text = f"{_upper(who)} of {last['layer']} hold {bits(last['label_information'], 1)} bits of the label."
         return [Sentence(text, _evidence(last))]
     if within_null(last) and within_null(first):
-        text = f"At neither {first['layer']} nor {last['layer']} is label information in {who} shown: shuffled labels give as much."
+        text = f"Label information in {who} is shown neither at {first['layer']} nor at {last['layer']}: "
+        text += "shuffled labels give as much."
         return [Sentence(text, f"{_evidence(first)}; {_evidence(last)}", "unknown")]
     value, lower, upper = change(first, last, "label")
     ends = f"bits at {first['layer']} to {bits(last['label_information'], 1)} at {last['layer']} {_of(last, 1)}".rstrip()
@@ -84,14 +86,15 @@ def label_course(records: Sequence[Record]) -> list[Sentence]:
         text = f"Label information in {who} is not shown to change with depth: {start} {ends}."
     else:
         text = f"Label information in {who} {'rises' if value > 0 else 'falls'} from {start} {ends}{most}."
-    evidence = f"change {bits(value)} bits {interval_in_bits(lower, upper)}; shuffled labels give {_null(first)} and {_null(last)}"
-    found = [Sentence(text, evidence)]
-    steps = [(*change(a, b, "label"), a, b) for a, b in zip(records, records[1:], strict=False)]
+    evidence = (
+        f"change {bits(value)} bits {interval_in_bits(lower, upper)}; shuffled labels give {_null(first)} and {_null(last)}"
+    )
+    steps = [(*change(a, b, "label"), a, b) for a, b in pairwise(records)]
     size, step_lower, step_upper, before, after = max(steps, key=lambda step: step[0])
     if len(records) > 2 and step_lower is not None and step_lower > 0:
-        text = f"Its largest single gain is between {before['layer']} and {after['layer']}: {bits(size)} bits."
-        found.append(Sentence(text, f"{interval_in_bits(step_lower, step_upper)}, in {who}"))
-    return found
+        text += f" The largest single gain is between {before['layer']} and {after['layer']}: {bits(size)} bits."
+        evidence += f"; gain {interval_in_bits(step_lower, step_upper)}"
+    return [Sentence(text, evidence)]
 
 
 def nuisance_course(records: Sequence[Record]) -> list[Sentence]:
@@ -112,8 +115,13 @@ def nuisance_course(records: Sequence[Record]) -> list[Sentence]:
         found.append((text, f"{nuisance(variable)}: {bits(value)} {interval_in_bits(lower, upper)}".rstrip()))
     if not found:
         return []
-    text = f"Of what does not decide the label, from {first['layer']} to {last['layer']} in {name(first['representation'])}, above the null: "
-    return [Sentence(text + "; ".join(t for t, _ in found) + ".", "change in bits, " + "; ".join(e for _, e in found), section="kept")]
+    text = f"Of what does not decide the label, from {first['layer']} to {last['layer']} "
+    text += f"in {name(first['representation'])}, above the null: "
+    return [
+        Sentence(
+            text + "; ".join(t for t, _ in found) + ".", "change in bits, " + "; ".join(e for _, e in found), section="kept"
+        )
+    ]
 
 
 def efficiency(plane: Sequence[Record]) -> list[Sentence]:
@@ -129,7 +137,8 @@ def efficiency(plane: Sequence[Record]) -> list[Sentence]:
     best = max(values, key=lambda layer: values[layer][0])
     least = min(values, key=lambda layer: values[layer][0])
     ties = [layer for layer in values if layer != best and not told_apart(values[best], values[layer])]
-    text = f"Of what {name(key)} keeps of the input, the share about the label (ITE) is largest at {best}: {plain(values[best][0])}"
+    text = f"Of what {name(key)} keeps of the input, the share about the label (ITE) is "
+    text += f"largest at {best}: {plain(values[best][0])}"
     if len(values) > 1:
         text += f"; smallest at {least}: {plain(values[least][0])}"
     evidence = [f"{best} {interval(*values[best][1:])}", f"{least} {interval(*values[least][1:])}"]
@@ -144,19 +153,20 @@ def leakage(plane: Sequence[Record]) -> list[Sentence]:
     for method in dict.fromkeys(r["label_estimator"] for r in plane if r.get("leak") is not None):
         records = [r for r in plane if r.get("leak") is not None and r["label_estimator"] == method]
         most = max(records, key=lambda record: record["leak"])
-        shown = most.get("leak_lower") is None or most["leak_lower"] > 0
         by = f"by {estimator(method)}"
-        if most["leak"] <= 0 or not shown:
-            text = f"No leak of the target is shown {by}: the predicted class adds nothing to label information beyond the interval."
+        if most.get("leak_lower") is None:
+            text = f"The leak {by} is largest at {most['layer']}, {bits(most['leak'])} bits; "
+            text += "without an interval, it is not shown to be one."
+        elif most["leak_lower"] <= 0:
+            text = f"No leak of the target is shown {by}: the predicted class adds no label information beyond the interval."
         else:
-            text = (
-                f"Choosing the predicted class as the target leaks the label: at {most['layer']} it adds {bits(most['leak'])} bits {by} "
-                "that are not the layer's own."
-            )
-        parts = [interval_in_bits(most.get("leak_lower"), most.get("leak_upper")) or "no interval"]
+            text = f"Choosing the predicted class as the target leaks the label: at {most['layer']} it adds "
+            text += f"{bits(most['leak'])} bits {by} that are not the layer's own."
+        parts = [interval_in_bits(most.get("leak_lower"), most.get("leak_upper"))]
         if most.get("leak_null") is not None:
             parts.append(f"a class at random gives {bits(most['leak_null'])} bits")
-        found.append(Sentence(text, "; ".join(parts), section="leak"))
+        kind = "unknown" if most.get("leak_lower") is None else "found"
+        found.append(Sentence(text, "; ".join(filter(None, parts)), kind, "leak"))
     return found
 
 
@@ -169,14 +179,16 @@ def blocks(ablation: Sequence[Record]) -> list[Sentence]:
     most = max(records, key=lambda record: record["loss"])
     ties = [layer for layer in costs if layer != most["layer"] and not told_apart(costs[most["layer"]], costs[layer])]
     accuracy = f"; accuracy falls by {100 * most['accuracy_drop']:.1f} points" if most.get("accuracy_drop") is not None else ""
-    evidence = [f"{most['num_samples']} images"] + ([f"not told apart from it: {listed(ties)}"] if ties else [])
+    alike = f" Not told apart from it: {listed(ties)}." if ties else ""
     if most.get("loss_lower") is None or most["loss_lower"] <= 0:
         text = "No single block's loss is shown to cost anything: each interval reaches zero."
         return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", section="ablation")]
     shown = f"{bits(most['loss'])} bits {interval_in_bits(most['loss_lower'], most['loss_upper'])}"
     found = [
         Sentence(
-            f"Knocking out {most['layer']} costs most: cross-entropy rises by {shown}{accuracy}.", "; ".join(evidence), section="ablation"
+            f"Knocking out {most['layer']} costs most: cross-entropy rises by {shown}{accuracy}.{alike}",
+            f"{counted(len(records), 'block')}, each alone; {most['num_samples']} images",
+            section="ablation",
         )
     ]
     free = [r["layer"] for r in records if r.get("loss_lower") is not None and r["loss_lower"] <= 0]
@@ -195,7 +207,8 @@ def channel_areas(areas: Sequence[Record]) -> list[Sentence]:
     if not layers:
         return []
     worse = [layer for layer in layers if deletion[layer, "conductance"]["cross_entropy_area"] > bounds[layer]]
-    text = f"In {len(worse)} of {len(layers)} layers, removing the channels with most conductance first costs more than removing random ones."
+    text = f"In {len(worse)} of {len(layers)} layers, removing the channels with most conductance first "
+    text += "costs more than removing random ones."
     return [Sentence(text, "area under the deletion curve beyond the spread of random orders", section="ablation")]
 
 
@@ -215,7 +228,7 @@ def rankings(records: Sequence[Record]) -> list[Sentence]:
         if depth is not None:
             parts.append(f"depth {plain(depth['correlation'])} {_bounds(depth, 'correlation')}".rstrip())
         parts.append(f"beyond depth {plain(best['partial'])} {_bounds(best, 'partial')}".rstrip())
-        parts.append(counted(best["num_layers"], "layer"))
+        parts += [counted(best["num_layers"], "layer"), f"{counted(len(scores), 'score')} tried"]
         ahead = [r for r in scores if r.get("partial_lower") is not None and r["partial_lower"] > 0]
         if ahead:
             text = f"Beyond depth, {what} is predicted by {listed([score(r) for r in ahead])}."
@@ -229,7 +242,7 @@ def rankings(records: Sequence[Record]) -> list[Sentence]:
 def score(record: Record) -> str:
     """A score of the layers by its name: ITE (contrast), depth."""
     names = {"ite": "ITE", "num_channels": "number of channels"}
-    text = names.get(record["score"], record["score"].replace("_", " "))
+    text = names.get(record["score"]) or str(record["score"]).replace("_", " ")
     return f"{text} ({record['representation']})" if record.get("representation") else text
 
 
@@ -244,11 +257,14 @@ CLAIMS = {
 def theory(records: Sequence[Record]) -> list[Sentence]:
     """For each claim, how many of its checks hold; where estimators contradict each other."""
     found = []
-    for claim in dict.fromkeys(record["claim"] for record in records):
+    for claim in dict.fromkeys(str(record["claim"]) for record in records):
         checks = [record for record in records if record["claim"] == claim]
         counts = {v: sum(r["verdict"] == v for r in checks) for v in ("holds", "violated", "undecided", "withheld")}
         text = f"{_upper(CLAIMS.get(claim, claim))}: "
-        text += ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count) + f" of {counted(len(checks), 'check')}."
+        text += (
+            ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
+            + f" of {counted(len(checks), 'check')}."
+        )
         parts = [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
         kind = "found" if counts["holds"] + counts["violated"] else "unknown"
         found.append(Sentence(text, "; ".join(parts), kind, "theory"))
@@ -267,7 +283,10 @@ def disagreements(records: Sequence[Record]) -> list[str]:
 def cautions(plane: Sequence[Record]) -> list[Sentence]:
     """What makes the plane's numbers less than they look, counted over layers and representations."""
     records = [record for key in representations(plane) for record in of(plane, key)]
-    marked = {flag: [r for r in records if flag in flags(r)] for flag in ("saturated", "within null", "ITE withheld", "sample size", "few images")}
+    marked = {
+        flag: [r for r in records if flag in flags(r)]
+        for flag in ("saturated", "within null", "ITE withheld", "sample size", "few images")
+    }
     words = {
         "saturated": "input information is saturated: it tells the number of images, not the layer",
         "within null": "label information is not above that of shuffled labels",
@@ -287,8 +306,11 @@ def cautions(plane: Sequence[Record]) -> list[Sentence]:
     ]
     gaps = [r for r in records if (r.get("completeness_gap") or 0) > 0.1]
     if gaps:
-        text = f"At {len(gaps)} points the conductance misses more than 10 % of the target's change: more steps are needed, or the layer is no cut."
-        found.append(Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers"))
+        text = f"At {len(gaps)} points the conductance misses more than 10 % of the target's change: "
+        text += "more steps are needed, or the layer is no cut."
+        found.append(
+            Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers")
+        )
     return found + _families(plane)
 
 
@@ -298,8 +320,14 @@ def _families(plane: Sequence[Record]) -> list[Sentence]:
     for key in representations(plane):
         directions = {}
         for method in dict.fromkeys(r["label_estimator"] for r in plane if r["representation"] == key):
-            records = [r for r in plane if r["representation"] == key and r["label_estimator"] == method and r["layer"] != "input"]
-            values = [r["label_information"] for r in sorted(records, key=lambda r: r["depth"]) if r.get("label_information") is not None]
+            records = [
+                r for r in plane if r["representation"] == key and r["label_estimator"] == method and r["layer"] != "input"
+            ]
+            values = [
+                r["label_information"]
+                for r in sorted(records, key=lambda r: r["depth"])
+                if r.get("label_information") is not None
+            ]
             if len(values) > 1:
                 directions[estimator(method)] = values[-1] - values[0]
         if len(directions) > 1 and min(directions.values()) < 0 < max(directions.values()):
@@ -332,8 +360,8 @@ def unknown(run: Run) -> list[Sentence]:
         text = "The weights are random: nothing here tells about a trained network."
         found.append(Sentence(text, "weights: random", "caution", "settings"))
     text = (
-        "Intervals cover the choice of images alone: not the training's seed, the estimators' bias, the baseline of the path or "
-        "the noise level. This is one network."
+        "Intervals cover the choice of images alone: not the training's seed, the estimators' bias, the baseline of the path "
+        "or the noise level. This is one network."
     )
     found.append(Sentence(text, "see the noise slider for the last of these", "unknown", "planes"))
     return found

@@ -32,7 +32,7 @@ _TOP = 3  # channels of a layer that the page lists
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell reads, what it sorts by (its text where `None`), a fainter note after it, and marks with their explanation."""
+    """What a cell reads, what it sorts by (`None`: its text), a fainter note after it, and marks with their explanation."""
 
     text: str
     sort: float | None = None
@@ -51,9 +51,14 @@ class Table:
 
 
 def layers(plane: Sequence[Record], ablation: Sequence[Record] = ()) -> Table:
-    """A row a representation and layer: both axes, the null, the second estimator, ITE, leak, loss, marks; what no row has is left out."""
+    """A row a representation and layer: both axes, the null, the second estimator, ITE, leak, loss, marks.
+
+    Columns in which no row has a value are left out.
+    """
     probe = {
-        (r["representation"], r["layer"]): r for r in plane if r.get("input_information") is None and r.get("label_information") is not None
+        (r["representation"], r["layer"]): r
+        for r in plane
+        if r.get("input_information") is None and r.get("label_information") is not None
     }
     losses = {r["layer"]: r for r in ablation if r["kind"] == "block"}
     other = estimator(next(iter(probe.values()))["label_estimator"]) if probe else ""
@@ -92,7 +97,9 @@ def layers(plane: Sequence[Record], ablation: Sequence[Record] = ()) -> Table:
             )
             groups.append(title(key))
     kept = [key for key in columns if any(row[key].text != "–" for row in rows)]
-    return Table("layers", tuple(columns[key] for key in kept), tuple(tuple(row[key] for key in kept) for row in rows), tuple(groups))
+    return Table(
+        "layers", tuple(columns[key] for key in kept), tuple(tuple(row[key] for key in kept) for row in rows), tuple(groups)
+    )
 
 
 def channels(records: Sequence[Record]) -> Table:
@@ -100,7 +107,9 @@ def channels(records: Sequence[Record]) -> Table:
     rows, groups = [], []
     for key in _kinds(records):
         chosen = [record for record in records if record["representation"] == key]
-        shares = concentration(InformationPlane(tuple(chosen))) if all(r.get("label_null_upper") is not None for r in chosen) else {}
+        shares = (
+            concentration(InformationPlane(tuple(chosen))) if all(r.get("label_null_upper") is not None for r in chosen) else {}
+        )
         for layer in dict.fromkeys(r["layer"] for r in sorted(chosen, key=lambda r: r["depth"])):
             of_layer = sorted((r for r in chosen if r["layer"] == layer), key=lambda r: r["rank"])
             best, share = of_layer[0], shares.get(layer)
@@ -150,7 +159,10 @@ def areas(records: Sequence[Record]) -> Table:
         ("layer", "in forward order"),
         ("curve", "deletion: the first channels removed; insertion: all but the first removed"),
         ("ranking", "what orders the channels"),
-        ("area, accuracy", "under the curve of accuracy over the share of channels; low is better for deletion, high for insertion"),
+        (
+            "area, accuracy",
+            "under the curve of accuracy over the share of channels; low is better for deletion, high for insertion",
+        ),
         ("area, cross-entropy", "the same of cross-entropy, in bits"),
     )
     return Table("areas", columns, tuple(rows))
@@ -159,7 +171,7 @@ def areas(records: Sequence[Record]) -> Table:
 def theory(records: Sequence[Record]) -> Table:
     """A row a check: what is claimed, by which estimator, verdict by symbol and word, the numbers in words."""
     rows = []
-    for claim in dict.fromkeys(record["claim"] for record in records):
+    for claim in dict.fromkeys(str(record["claim"]) for record in records):
         split = disagreements([record for record in records if record["claim"] == claim])
         for record in (record for record in records if record["claim"] == claim):
             key = f"{claim.replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
@@ -167,7 +179,12 @@ def theory(records: Sequence[Record]) -> Table:
             verdict = record["verdict"]
             rows.append(
                 (
-                    Cell(f"{VERDICTS.get(verdict, '')} {verdict}", list(VERDICTS).index(verdict) if verdict in VERDICTS else None, "", marks),
+                    Cell(
+                        f"{VERDICTS.get(verdict, '')} {verdict}",
+                        list(VERDICTS).index(verdict) if verdict in VERDICTS else None,
+                        "",
+                        marks,
+                    ),
                     Cell(CLAIMS.get(claim, claim).split(" (")[0], None, nuisance(record.get("variable") or "")),
                     Cell(title(record["representation"])),
                     Cell(estimator(record.get("estimator"))),
@@ -191,15 +208,23 @@ def settings(*values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def numbers(chart: Chart, name: str) -> Table:
-    """A chart's points as a table, for whoever cannot see the chart."""
-    ticks, scale = chart["x"].get("ticks"), chart["x"].get("label", "layer")
-    rows = []
-    for series in chart["series"]:
-        for point in series["points"]:
-            at = Cell(ticks[point["x"]], point["x"]) if ticks else Cell(plain(point["x"]), point["x"])
-            value = _value(point.get("v") if series.get("style") != "crosses" else None, interval(point.get("l"), point.get("h")))
-            rows.append((at, Cell(series["name"]), value, Cell("; ".join(point["tip"][1:]))))
-    return Table(name, ((scale, ""), ("line", ""), (chart["y"]["label"], "value, with its 95 % interval"), ("in words", "")), tuple(rows))
+    """A chart's points as a table, for whoever cannot see the chart: a row a layer, a column a line, another for its null."""
+    ticks = chart["x"]["ticks"]
+    lines = [series for series in chart["series"] if series.get("style") != "crosses"]
+    columns, cells = [("layer", "in forward order")], []
+    for series in lines:
+        points = {point["x"]: point for point in series["points"]}
+        columns.append((series["name"], f"{chart['y']['label']}, with the 95 % interval"))
+        cells.append(
+            [_value(p.get("v"), interval(p.get("l"), p.get("h"))) for p in (points.get(i, {}) for i in range(len(ticks)))]
+        )
+        if any(point.get("n") is not None for point in points.values()):
+            columns.append(
+                (f"{series['name']}, {series.get('null', 'shuffled')}", "what comes out where there is nothing to find")
+            )
+            cells.append([_value(points.get(i, {}).get("n")) for i in range(len(ticks))])
+    rows = tuple((Cell(tick, i), *(column[i] for column in cells)) for i, tick in enumerate(ticks))
+    return Table(name, tuple(columns), rows)
 
 
 def _kinds(records: Sequence[Record]) -> list[str]:

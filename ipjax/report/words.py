@@ -19,13 +19,25 @@ NAMES = {
 FLAGS = {
     "saturated": "Input information is within 5 % of its ceiling: it tells the number of images, not the layer. More images or "
     "more noise cure that.",
-    "all label": "Label information is within 5 % of its ceiling, the labels' entropy: the layer holds all of the label, or, if "
-    "the null is near it too, there are too few images.",
+    "all label": "Label information is within 5 % of its ceiling, the labels' entropy: the layer holds all of the label, or, "
+    "if the null is near it too, there are too few images.",
     "within null": "Label information is not above what shuffled labels give: nothing is shown to be there.",
     "sample size": "The estimate would move by more than its interval with more images: compare it with other layers, not with "
     "other numbers of images.",
     "few images": "A class has fewer than 20 images, too few for estimates a class.",
     "ITE withheld": "ITE is not given, because one of its parts means nothing here.",
+}
+SECTIONS = {
+    "planes": "Planes",
+    "kept": "Kept, dropped",
+    "ite": "ITE",
+    "layers": "Layers",
+    "label": "Label",
+    "leak": "Leak",
+    "ablation": "Ablation",
+    "rankings": "Rankings",
+    "theory": "Theory",
+    "settings": "Settings",
 }
 
 
@@ -81,7 +93,7 @@ def plain(value: float | None, digits: int = 2) -> str:
 
 
 def interval(lower: float | None, upper: float | None, digits: int = 2) -> str:
-    return "" if lower is None or upper is None else f"[{plain(lower, digits)}, {plain(upper, digits)}]"
+    return "" if lower is None or upper is None else f"[{plain(lower, digits)},\u00a0{plain(upper, digits)}]"
 
 
 def interval_in_bits(lower: float | None, upper: float | None, digits: int = 2) -> str:

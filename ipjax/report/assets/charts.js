@@ -202,7 +202,7 @@ function panelWidth(count, width) {
 
 // Information planes, with a slider over the noise level where the profile is known.
 function planes(chart, label, width) {
-  const state = { level: chart.own, whole: false };
+  const state = (chart.state ??= { level: chart.own, whole: false }); // kept when drawn again
   const wide = panelWidth(chart.panels.length, width);
   const many = chart.panels[0].series.length > 1;
   const grid = html("div", { class: "grid" });
@@ -234,16 +234,17 @@ function planes(chart, label, width) {
 
   const controls = html("p", { class: "control" });
   if (chart.levels.length > 1) {
-    const slider = html("input", { type: "range", min: 0, max: chart.levels.length - 1, step: 1, value: chart.own, "aria-label": "noise level" });
+    const slider = html("input", { type: "range", min: 0, max: chart.levels.length - 1, step: 1, value: state.level, "aria-label": "noise level" });
     slider.addEventListener("input", () => {
       state.level = Number(slider.value);
       slider.setAttribute("aria-valuetext", `noise ${chart.levels[state.level]}`);
       draw();
     });
-    slider.setAttribute("aria-valuetext", `noise ${chart.levels[chart.own]}`);
+    slider.setAttribute("aria-valuetext", `noise ${chart.levels[state.level]}`);
     controls.append(html("label", {}, "Noise level", slider), out);
   }
   const box = html("input", { type: "checkbox" });
+  box.checked = state.whole;
   box.addEventListener("change", () => { state.whole = box.checked; draw(); });
   controls.append(html("label", {}, box, "axes from 0 to the ceilings"));
   draw();
@@ -259,7 +260,7 @@ function plane(chart, panel, domains, width, label, many) {
   const { x: right, y: top } = chart.ceilings;
   if (top.value) {
     root.append(svg("line", { class: "ceiling", x1: box[0], x2: box[2], y1: y.at(top.value), y2: y.at(top.value) }));
-    root.append(svg("text", { x: box[0] + 4, y: y.at(top.value) - 5 }, `${top.label} = ${top.value.toFixed(2)}`));
+    root.append(svg("text", { x: box[2], y: box[3] - 12, "text-anchor": "end" }, `╌ ${top.label} = ${top.value.toFixed(2)}`));
   }
   if (right.value && right.value <= x.domain[1]) {
     root.append(svg("line", { class: "ceiling", x1: x.at(right.value), x2: x.at(right.value), y1: box[1], y2: box[3] }));
@@ -297,7 +298,7 @@ function forest(chart, width, label) {
   const columns = chart.columns.length, height = top + row * chart.rows.length + 34;
   const figures = chart.columns.map((title, column) => {
     const own = narrow ? width : column ? (width - names) / columns : names + (width - names) / columns;
-    const left = narrow || !column ? names : 14;
+    const left = narrow || !column ? names : 30;
     const root = panelOf(own, height, `${label}: ${title}`), at = linear([-1, 1], [left + 6, own - 12]);
     const group = svg("g", { "aria-hidden": "true" });
     for (const value of [-1, -0.5, 0, 0.5, 1]) {
