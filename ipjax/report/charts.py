@@ -65,7 +65,7 @@ def planes(runs: Sequence[Run]) -> Chart:
             "y": {"value": in_bits(_most(everything, "label_ceiling")), "label": "H(Y)"},
         },
         "levels": levels,
-        "own": levels.index(runs[0].noise) if levels else 0,
+        "own": levels.index(own) if (own := runs[0].noise) in levels and own is not None else 0,
     }
 
 

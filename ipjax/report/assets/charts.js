@@ -118,7 +118,11 @@ for (const [on, off] of [["pointerover", "pointerout"], ["focusin", "focusout"]]
   document.addEventListener(on, (event) => event.target.closest?.(".point")?.tip && showTip(event.target.closest(".point")));
   document.addEventListener(off, (event) => event.target.closest?.(".point") && hideTip());
 }
-document.addEventListener("scroll", hideTip, { passive: true });
+document.addEventListener("scroll", () => {
+  const point = document.activeElement.closest(".point"); // focus may have scrolled to it
+  if (point) showTip(point);
+  else hideTip();
+}, { passive: true });
 
 function keyOf(series) {
   const icon = coloured(svg("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }), series.colour);
