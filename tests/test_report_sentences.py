@@ -167,9 +167,8 @@ def test_what_was_not_measured_is_said():
     assert len(whole) == 1 and whole[0].startswith("Intervals cover the choice of images alone")
     bare = made.run(ablation=(), rankings=(), config={"weights": "random"}, environment={"accuracy": None})
     found = {sentence.text: sentence for sentence in sentences.unknown(bare)}
-    missing = found[
-        "Not measured in this run: what the network loses without a block or channels and whether any score predicts which layers matter."
-    ]
+    lost = "what the network loses without a block or channels and whether any score predicts which layers matter"
+    missing = found[f"Not measured in this run: {lost}."]
     assert missing.evidence == "no ablation.npz, rankings.npz"
     assert any("accuracy" in text for text in found) and any("weights are random" in text for text in found)
 

@@ -120,7 +120,7 @@ for (const [on, off] of [["pointerover", "pointerout"], ["focusin", "focusout"]]
 }
 document.addEventListener("scroll", () => {
   const point = document.activeElement.closest(".point"); // focus may have scrolled to it
-  if (point) showTip(point);
+  if (point && !tip.hidden) showTip(point);
   else hideTip();
 }, { passive: true });
 
