@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ipjax.plotting.style import COLOURS
-from ipjax.report import Run, build, charts, compare
+from ipjax.report import Run, build, charts, compare, loss_charts
 from ipjax.report.comparison import accuracy, common, differing, sentences, warnings
 from ipjax.report.page import _asset
 from tests import report_records as made
@@ -73,7 +73,7 @@ def test_a_noise_that_the_profile_lacks_gets_a_level_of_its_own():
 
 
 def test_random_orders_are_drawn_as_mean_and_extremes():
-    chart = charts.channel_curves(made.ablation())
+    chart = loss_charts.channel_curves(made.ablation())
     assert [option["name"] for option in chart["options"]] == ["layer1.0", "layer2.0", "layer3.0"]
     deletion = chart["options"][0]["charts"][0]
     random = next(series for series in deletion["series"] if series["name"] == "random")

@@ -123,24 +123,38 @@ def test_areas_are_compared_with_the_spread_of_random_orders():
 
 
 def test_no_ranking_is_said_to_beat_depth_unless_its_interval_does():
-    sentence = only(sentences.rankings(made.rankings()))
-    assert (
-        sentence.text
-        == "No ranking of the layers, ITE included, is shown to predict the loss of a block better than plain depth does."
-    )
-    assert sentence.kind == "unknown" and "depth 0.90" in sentence.evidence and "4 scores tried" in sentence.evidence
+    sentence, _ = sentences.rankings(made.rankings())
+    said = "No ranking of the layers, ITE included, is shown to predict the loss of a block better than plain depth does."
+    assert (sentence.text, sentence.kind) == (said, "unknown")
+    assert "depth 0.90" in sentence.evidence and "4 scores tried" in sentence.evidence
     ahead = made.ranking("label_gain", 0.95, 0.7, representation="contrast")
-    sentence = only(sentences.rankings((*made.rankings(), ahead)))
-    assert (
-        sentence.text == "Beyond depth, the loss of a block is predicted by label gain (contrast)." and sentence.kind == "found"
-    )
+    sentence, _ = sentences.rankings((*made.rankings(), ahead))
+    assert sentence.text == "Beyond depth, the loss of a block is predicted by label gain (contrast), of 5 scores tried."
+    assert sentence.kind == "found" and "1 chance in 40" in sentence.evidence
 
 
 def test_a_trivial_score_never_counts_as_beating_depth():
     trivial = made.ranking("num_channels", 0.95, 0.7, trivial=True)
-    assert only(sentences.rankings((made.ranking("label_gain", 0.5, 0.1), trivial))).text.startswith(
-        "No ranking of the layers is shown"
-    )
+    sentence = only(sentences.rankings((made.ranking("label_gain", 0.5, 0.1), trivial)))
+    assert sentence.text.startswith("No ranking of the layers is shown")
+
+
+def test_scores_that_rank_as_depth_does_are_not_judged():
+    sentence, _ = sentences.rankings((made.ranking("ite", 0.9, None, representation="contrast"),))
+    assert sentence.kind == "unknown" and "none differs from depth" in sentence.text
+
+
+@pytest.mark.parametrize(
+    ("correlation", "said", "kind"),
+    [
+        (0.8, "The higher a layer's ITE, the larger is the loss of a block.", "found"),
+        (-0.8, "The higher a layer's ITE, the smaller is the loss of a block: as a mark", "found"),
+        (0.05, "ITE is not shown to order the layers by the loss of a block.", "unknown"),
+    ],
+)
+def test_ite_is_held_against_the_loss_with_its_sign(correlation, said, kind):
+    _, sentence = sentences.rankings((made.ranking("ite", correlation, 0.0, representation="contrast"),))
+    assert sentence.text.startswith(said) and sentence.kind == kind
 
 
 def test_checks_are_counted_and_contradictions_named():

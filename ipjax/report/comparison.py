@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ipjax.report.run import Run
-from ipjax.report.sentences import Sentence
 from ipjax.report.tables import Cell, Table, settings
 from ipjax.report.words import (
+    Sentence,
+    capitalised,
     interval,
     joined,
     listed,
@@ -88,12 +89,12 @@ def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: 
         for name, v in known.items()
     )
     if len(known) < 2:
-        return Sentence(f"{_upper(what)} was measured in fewer than two of the runs.", shown, "unknown", section)
+        return Sentence(f"{capitalised(what)} was measured in fewer than two of the runs.", shown, "unknown", section)
     most, least = (pick(known, key=lambda name: known[name][0]) for pick in (max, min))
     if told_apart(known[most], known[least]):
-        text = f"{_upper(what)} is highest in {most} and lowest in {least}, beyond the intervals."
+        text = f"{capitalised(what)} is highest in {most} and lowest in {least}, beyond the intervals."
         return Sentence(text, shown, "found", section)
-    return Sentence(f"{_upper(what)} is not shown to differ between the runs.", shown, "unknown", section)
+    return Sentence(f"{capitalised(what)} is not shown to differ between the runs.", shown, "unknown", section)
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -178,7 +179,3 @@ def _in_bits(value: float, lower: float | None, upper: float | None) -> _Value:
 
 def _cell(value: _Value | None, digits: int = 2) -> Cell:
     return Cell("–") if value is None else Cell(plain(value[0], digits), value[0], interval(*value[1:], digits))
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ipjax.report import charts, comparison, sentences, tables
+from ipjax.report import charts, comparison, loss_charts, sentences, tables
 from ipjax.report.charts import Chart
 from ipjax.report.run import RECORDS, Run
 from ipjax.report.words import FLAGS, SECTIONS, flags, interval, of, representations
@@ -27,13 +27,13 @@ def build(run: Run) -> str:
     """
     plane = run.plane
     drawn: dict[str, list[Chart]] = {
-        "planes": charts.each(charts.planes([run]) if representations(plane) else None),
-        "ite": charts.each(charts.efficiency([run])),
+        "planes": _each(charts.planes([run]) if representations(plane) else None),
+        "ite": _each(charts.efficiency([run])),
         "kept": charts.kept(plane),
         "leak": charts.leakage(plane),
-        "blocks": charts.each(charts.blocks(run.ablation)),
-        "curves": charts.each(charts.channel_curves(run.ablation)),
-        "rankings": charts.rankings(run.rankings),
+        "blocks": _each(loss_charts.blocks(run.ablation)),
+        "curves": _each(loss_charts.channel_curves(run.ablation)),
+        "rankings": loss_charts.rankings(run.rankings),
     }
     numbers = {key: _numbers(key, drawn[key]) for key in ("ite", "kept", "leak", "blocks")}
     marked = {flag for key in representations(plane) for record in of(plane, key) for flag in flags(record)}
@@ -48,7 +48,8 @@ def build(run: Run) -> str:
         layers=tables.layers(plane, run.ablation),
         channels=tables.channels(run.channels) if run.channels else None,
         areas=tables.areas(run.areas) if run.areas else None,
-        theory=tables.theory(run.theory) if run.theory else None,
+        verdicts=tables.verdicts(run.theory),
+        theory=tables.theory(run.theory),
         settings=tables.settings(run.config),
         environment=tables.settings(run.environment),
         flags={flag: why for flag, why in FLAGS.items() if flag in marked},
@@ -64,10 +65,10 @@ def compare(runs: Sequence[Run]) -> str:
     shared = comparison.common(runs)
     drawn: dict[str, list[Chart]] = {
         "planes": [charts.planes(runs)],
-        "ite": charts.each(charts.efficiency(runs, over_depth=True)),
+        "ite": _each(charts.efficiency(runs, over_depth=True)),
         "label": [charts.label_over_depth(runs, key) for key in shared],
-        "leak": charts.each(charts.leak_over_depth(runs)),
-        "blocks": charts.each(charts.block_losses(runs)),
+        "leak": _each(charts.leak_over_depth(runs)),
+        "blocks": _each(loss_charts.block_losses(runs)),
     }
     return _page(
         "compare.html.jinja",
@@ -77,6 +78,10 @@ def compare(runs: Sequence[Run]) -> str:
         overview=comparison.overview(runs),
         differing=comparison.differing(runs),
     )
+
+
+def _each(chart: Chart | None) -> list[Chart]:
+    return [] if chart is None else [chart]
 
 
 def _accuracy(run: Run) -> str | None:

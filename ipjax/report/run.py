@@ -23,7 +23,7 @@ RECORDS = {
     "rankings": "rankings.npz",
     "theory": "theory.npz",
 }
-PICTURES = {"attribution": "attribution.png"}
+PICTURES = {name: f"{name}.png" for name in ("attribution", "attribution_channels")}
 _WIDEST = 2400  # pixels of a picture in the page
 
 

@@ -6,16 +6,16 @@ A sentence claims a difference only where its 95 % interval excludes zero; other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from ipjax.files import Record
+from ipjax.report.losses import blocks, channel_areas, rankings, theory
 from ipjax.report.run import RECORDS, Run
 from ipjax.report.words import (
+    Sentence,
     bits,
+    capitalised,
     change,
-    counted,
     estimator,
     flags,
     interval,
@@ -31,16 +31,6 @@ from ipjax.report.words import (
     told_apart,
     within_null,
 )
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A finding, a caution or something not known; with what it rests on, and the section that shows it."""
-
-    text: str
-    evidence: str = ""
-    kind: Literal["found", "caution", "unknown"] = "found"
-    section: str = "planes"
 
 
 def summary(run: Run) -> list[Sentence]:
@@ -68,7 +58,7 @@ def label_course(records: Sequence[Record]) -> list[Sentence]:
     first, last = records[0], records[-1]
     who = name(last["representation"])
     if len(records) < 2:
-        text = f"{_upper(who)} of {last['layer']} hold {bits(last['label_information'], 1)} bits of the label."
+        text = f"{capitalised(who)} of {last['layer']} hold {bits(last['label_information'], 1)} bits of the label."
         return [Sentence(text, _evidence(last))]
     if within_null(last) and within_null(first):
         text = f"Label information in {who} is shown neither at {first['layer']} nor at {last['layer']}: "
@@ -170,116 +160,6 @@ def leakage(plane: Sequence[Record]) -> list[Sentence]:
     return found
 
 
-def blocks(ablation: Sequence[Record]) -> list[Sentence]:
-    """Which block's loss costs most, what is not told apart from it, and how many cost nothing that is shown."""
-    records = [record for record in ablation if record["kind"] == "block"]
-    if not records:
-        return []
-    costs = {r["layer"]: (r["loss"], r.get("loss_lower"), r.get("loss_upper")) for r in records}
-    most = max(records, key=lambda record: record["loss"])
-    ties = [layer for layer in costs if layer != most["layer"] and not told_apart(costs[most["layer"]], costs[layer])]
-    accuracy = f"; accuracy falls by {100 * most['accuracy_drop']:.1f} points" if most.get("accuracy_drop") is not None else ""
-    alike = f" Not told apart from it: {listed(ties)}." if ties else ""
-    if most.get("loss_lower") is None or most["loss_lower"] <= 0:
-        text = "No single block's loss is shown to cost anything: each interval reaches zero."
-        return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", section="ablation")]
-    shown = f"{bits(most['loss'])} bits {interval_in_bits(most['loss_lower'], most['loss_upper'])}"
-    found = [
-        Sentence(
-            f"Knocking out {most['layer']} costs most: cross-entropy rises by {shown}{accuracy}.{alike}",
-            f"{counted(len(records), 'block')}, each alone; {most['num_samples']} images",
-            section="ablation",
-        )
-    ]
-    free = [r["layer"] for r in records if r.get("loss_lower") is not None and r["loss_lower"] <= 0]
-    if free:
-        text = f"{len(free)} of {len(records)} blocks are not shown to cost anything when they alone are knocked out."
-        found.append(Sentence(text, listed(free), section="ablation"))
-    return found
-
-
-def channel_areas(areas: Sequence[Record]) -> list[Sentence]:
-    """In how many layers removing the channels that conductance ranks first costs more than removing random ones."""
-    deletion = {(r["layer"], r["ranking"]): r for r in areas if r["curve"] == "deletion"}
-    layers = [layer for layer, ranking in deletion if ranking == "random" and (layer, "conductance") in deletion]
-    bounds = {layer: deletion[layer, "random"].get("cross_entropy_area_upper") for layer in layers}
-    layers = [layer for layer in layers if bounds[layer] is not None]
-    if not layers:
-        return []
-    worse = [layer for layer in layers if deletion[layer, "conductance"]["cross_entropy_area"] > bounds[layer]]
-    text = f"In {len(worse)} of {len(layers)} layers, removing the channels with most conductance first "
-    text += "costs more than removing random ones."
-    return [Sentence(text, "area under the deletion curve beyond the spread of random orders", section="ablation")]
-
-
-def rankings(records: Sequence[Record]) -> list[Sentence]:
-    """Whether any score of the layers is shown to predict what the network loses beyond what depth predicts."""
-    found = []
-    for loss in dict.fromkeys(record["loss"] for record in records):
-        scores = [r for r in records if r["loss"] == loss and not r["trivial"] and r.get("partial") is not None]
-        depth = next((r for r in records if r["loss"] == loss and r["score"] == "depth"), None)
-        what = {"block": "the loss of a block", "channels": "the loss of half of a layer's channels"}.get(loss, loss)
-        if not scores:
-            text = f"Whether a ranking predicts {what} beyond depth is not known: there is nothing to judge it by."
-            found.append(Sentence(text, "", "unknown", "rankings"))
-            continue
-        best = max(scores, key=lambda record: record["partial"])
-        parts = [f"best: {score(best)}, {plain(best['correlation'])} {_bounds(best, 'correlation')}".rstrip()]
-        if depth is not None:
-            parts.append(f"depth {plain(depth['correlation'])} {_bounds(depth, 'correlation')}".rstrip())
-        parts.append(f"beyond depth {plain(best['partial'])} {_bounds(best, 'partial')}".rstrip())
-        parts += [counted(best["num_layers"], "layer"), f"{counted(len(scores), 'score')} tried"]
-        ahead = [r for r in scores if r.get("partial_lower") is not None and r["partial_lower"] > 0]
-        if ahead:
-            text = f"Beyond depth, {what} is predicted by {listed([score(r) for r in ahead])}."
-        else:
-            too = ", ITE included," if any(r["score"] == "ite" for r in scores) else ""
-            text = f"No ranking of the layers{too} is shown to predict {what} better than plain depth does."
-        found.append(Sentence(text, "; ".join(parts), "found" if ahead else "unknown", "rankings"))
-    return found
-
-
-def score(record: Record) -> str:
-    """A score of the layers by its name: ITE (contrast), depth."""
-    names = {"ite": "ITE", "num_channels": "number of channels"}
-    text = names.get(record["score"]) or str(record["score"]).replace("_", " ")
-    return f"{text} ({record['representation']})" if record.get("representation") else text
-
-
-CLAIMS = {
-    "data_processing": "data processing (no layer knows more than the one before)",
-    "compression": "compression (late layers drop input information)",
-    "sufficiency": "sufficiency (the last layer keeps what the input has of the label)",
-    "invariance": "invariance (nuisance information falls)",
-}
-
-
-def theory(records: Sequence[Record]) -> list[Sentence]:
-    """For each claim, how many of its checks hold; where estimators contradict each other."""
-    found = []
-    for claim in dict.fromkeys(str(record["claim"]) for record in records):
-        checks = [record for record in records if record["claim"] == claim]
-        counts = {v: sum(r["verdict"] == v for r in checks) for v in ("holds", "violated", "undecided", "withheld")}
-        text = f"{_upper(CLAIMS.get(claim, claim))}: "
-        text += (
-            ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
-            + f" of {counted(len(checks), 'check')}."
-        )
-        parts = [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
-        kind = "found" if counts["holds"] + counts["violated"] else "unknown"
-        found.append(Sentence(text, "; ".join(parts), kind, "theory"))
-    return found
-
-
-def disagreements(records: Sequence[Record]) -> list[str]:
-    """Claims about a variable and representation that one estimator finds to hold and another violated."""
-    verdicts: dict[str, set[str]] = {}
-    for record in records:
-        key = f"{record['claim'].replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
-        verdicts.setdefault(key, set()).add(record["verdict"])
-    return [key for key, found in verdicts.items() if {"holds", "violated"} <= found]
-
-
 def cautions(plane: Sequence[Record]) -> list[Sentence]:
     """What makes the plane's numbers less than they look, counted over layers and representations."""
     records = [record for key in representations(plane) for record in of(plane, key)]
@@ -376,13 +256,5 @@ def _of(record: Record, digits: int) -> str:
     return interval_in_bits(record.get("label_interval_lower"), record.get("label_interval_upper"), digits)
 
 
-def _bounds(record: Record, key: str) -> str:
-    return interval(record.get(f"{key}_lower"), record.get(f"{key}_upper"))
-
-
 def _null(record: Record) -> str:
     return bits(record.get("label_null"))
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -10,8 +10,9 @@ from ipjax.channels import concentration
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 from ipjax.plotting.style import BITS
-from ipjax.report.charts import Chart, signed
-from ipjax.report.sentences import CLAIMS, disagreements
+from ipjax.report.charts import Chart
+from ipjax.report.loss_charts import signed
+from ipjax.report.losses import CLAIMS, disagreements
 from ipjax.report.words import (
     FLAGS,
     bits,
@@ -166,6 +167,35 @@ def areas(records: Sequence[Record]) -> Table:
         ("area, cross-entropy", "the same of cross-entropy, in bits"),
     )
     return Table("areas", columns, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A claim about a variable: for each representation the verdict of every estimator, with its sentence."""
+
+    claim: str
+    explanation: str
+    variable: str
+    cells: tuple[tuple[tuple[str, str, str, str], ...], ...]  # of estimator, symbol, verdict, sentence
+    disagree: bool
+
+
+def verdicts(records: Sequence[Record]) -> tuple[list[str], list[Verdicts]]:
+    """The representations, and a row a claim and variable with a cell for each of them."""
+    kinds, rows = _kinds(records), []
+    for claim, variable in dict.fromkeys((str(r["claim"]), r.get("variable") or "") for r in records):
+        own = [r for r in records if r["claim"] == claim and (r.get("variable") or "") == variable]
+        cells = tuple(
+            tuple(
+                (estimator(r.get("estimator")), VERDICTS.get(r["verdict"], ""), str(r["verdict"]), str(r.get("sentence") or ""))
+                for r in own
+                if r["representation"] == kind
+            )
+            for kind in kinds
+        )
+        name, _, explanation = CLAIMS.get(claim, claim).partition(" (")
+        rows.append(Verdicts(name, explanation.rstrip(")"), nuisance(variable), cells, bool(disagreements(own))))
+    return [title(kind) for kind in kinds], rows
 
 
 def theory(records: Sequence[Record]) -> Table:

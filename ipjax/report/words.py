@@ -1,9 +1,10 @@
-"""Numbers and names as the page writes them: nats as bits, intervals, representations, estimators, flags in words."""
+"""How the page writes: sentences, nats as bits, intervals, representations, estimators, flags in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,6 +40,16 @@ SECTIONS = {
     "theory": "Theory",
     "settings": "Settings",
 }
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A finding, a caution or something not known; with what it rests on, and the section that shows it."""
+
+    text: str
+    evidence: str = ""
+    kind: Literal["found", "caution", "unknown"] = "found"
+    section: str = "planes"
 
 
 def representations(records: Sequence[Record]) -> list[str]:
@@ -110,6 +121,10 @@ def listed(items: Sequence[str], most: int = 4) -> str:
     if len(items) > most:
         return f"{', '.join(items[:most])} and {len(items) - most} more"
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1] if items else "")))
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def counted(count: int, noun: str) -> str:

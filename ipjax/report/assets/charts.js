@@ -100,8 +100,10 @@ function walkable(panel) {
 }
 
 const tip = document.getElementById("tip");
+let shown = null; // the point that tells
 
 function showTip(point) {
+  shown = point;
   tip.replaceChildren(...point.tip.map((line) => html("div", {}, line)));
   tip.hidden = false;
   const at = (point.querySelector(".dot, .cross, .bar-mark") || point).getBoundingClientRect(), own = tip.getBoundingClientRect();
@@ -111,6 +113,7 @@ function showTip(point) {
 }
 
 function hideTip() {
+  shown = null;
   tip.hidden = true;
 }
 
@@ -118,11 +121,7 @@ for (const [on, off] of [["pointerover", "pointerout"], ["focusin", "focusout"]]
   document.addEventListener(on, (event) => event.target.closest?.(".point")?.tip && showTip(event.target.closest(".point")));
   document.addEventListener(off, (event) => event.target.closest?.(".point") && hideTip());
 }
-document.addEventListener("scroll", () => {
-  const point = document.activeElement.closest(".point"); // focus may have scrolled to it
-  if (point && !tip.hidden) showTip(point);
-  else hideTip();
-}, { passive: true });
+document.addEventListener("scroll", () => shown && showTip(shown), { passive: true });
 
 function keyOf(series) {
   const icon = coloured(svg("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }), series.colour);
