@@ -171,7 +171,7 @@ def areas(records: Sequence[Record]) -> Table:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A claim about a variable: for each representation the verdict of every estimator, with its sentence."""
+    """A claim, explained where it comes first, about a variable; for each representation the estimators' verdicts."""
 
     claim: str
     explanation: str
@@ -183,7 +183,9 @@ class Verdicts:
 def verdicts(records: Sequence[Record]) -> tuple[list[str], list[Verdicts]]:
     """The representations, and a row a claim and variable with a cell for each of them."""
     kinds, rows = _kinds(records), []
-    for claim, variable in dict.fromkeys((str(r["claim"]), r.get("variable") or "") for r in records):
+    order = [*CLAIMS, *(r["claim"] for r in records if r["claim"] not in CLAIMS)]
+    asked = dict.fromkeys((str(r["claim"]), r.get("variable") or "") for r in records)
+    for claim, variable in sorted(asked, key=lambda pair: order.index(pair[0])):
         own = [r for r in records if r["claim"] == claim and (r.get("variable") or "") == variable]
         cells = tuple(
             tuple(
@@ -194,7 +196,8 @@ def verdicts(records: Sequence[Record]) -> tuple[list[str], list[Verdicts]]:
             for kind in kinds
         )
         name, _, explanation = CLAIMS.get(claim, claim).partition(" (")
-        rows.append(Verdicts(name, explanation.rstrip(")"), nuisance(variable), cells, bool(disagreements(own))))
+        explanation = "" if rows and rows[-1].claim == name else explanation.rstrip(")")
+        rows.append(Verdicts(name, explanation, nuisance(variable), cells, bool(disagreements(own))))
     return [title(kind) for kind in kinds], rows
 
 

@@ -52,7 +52,9 @@ function axes(panel, x, y, chart, [x0, y0, x1, y1]) {
   }
   if (y.domain[0] < 0 && y.domain[1] > 0) group.append(svg("line", { class: "zero", x1: x0, x2: x1, y1: y.at(0), y2: y.at(0) }));
   if (chart.x.ticks) {
+    const every = Math.ceil(11 / (x.at(1) - x.at(0))); // of many layers, as many names as there is room for
     chart.x.ticks.forEach((name, i) => {
+      if (i % every) return;
       const label = svg("text", { transform: `translate(${x.at(i) + 3},${y0 + 13}) rotate(-52)`, "text-anchor": "end" }, name);
       group.append(label);
     });
@@ -155,7 +157,7 @@ function lines(chart, width, label) {
   y.at = linear(y.domain, [box[1], box[3]]);
   const panel = panelOf(width, height, chart.title || label);
   axes(panel, x, y, chart, box);
-  const marks = [];
+  const marks = [], radius = ticks ? Math.min(3.2, 1 + 0.25 * (x.at(1) - x.at(0))) : 3.2; // smaller where layers are many
   for (const series of chart.series) {
     const group = coloured(svg("g"), series.colour), style = series.style || "line";
     const at = series.points.map((p) => [x.at(p.x), y.at(p.v)]);
@@ -172,7 +174,7 @@ function lines(chart, width, label) {
     const bar = Math.min(26, ((box[2] - box[0]) / (ticks ? ticks.length : 10)) * 0.62);
     series.points.forEach((p, i) => {
       const [px, py] = at[i], hit = svg("circle", { class: "hit", cx: px, cy: py, r: 8 });
-      let mark = svg("circle", { class: "dot", cx: px, cy: py, r: style === "quiet" ? 2.4 : 3.2 });
+      let mark = svg("circle", { class: "dot", cx: px, cy: py, r: style === "quiet" ? 2.4 : radius });
       if (style === "crosses") mark = svg("path", { class: "cross", d: `M${px - 4},${py - 4}l8,8M${px + 4},${py - 4}l-8,8` });
       if (style === "bars") {
         mark = svg("g", {}, svg("rect", { class: "bar-mark", x: px - bar / 2, width: bar, y: Math.min(py, y.at(0)), height: Math.max(0.5, Math.abs(py - y.at(0))) }));
@@ -281,7 +283,7 @@ function plane(chart, panel, domains, width, label, many) {
       const mark = svg("g", p.hollow ? { class: "hollow" } : {});
       if (known([p.xl, p.xh]).length === 2) mark.append(svg("line", { class: "interval", x1: x.at(p.xl), x2: x.at(p.xh), y1: py, y2: py }));
       if (known([p.yl, p.yh]).length === 2) mark.append(svg("line", { class: "interval", x1: px, x2: px, y1: y.at(p.yl), y2: y.at(p.yh) }));
-      const dot = svg("circle", { class: "dot", cx: px, cy: py, r: 4.6 });
+      const dot = svg("circle", { class: "dot", cx: px, cy: py, r: last > 40 ? 3 : 4.6 });
       dot.style.setProperty("--depth", last ? 0.12 + (0.88 * i) / last : 1);
       mark.append(dot);
       group.append(spoken(mark, p.tip, svg("circle", { class: "hit", cx: px, cy: py, r: 9 })));
@@ -297,7 +299,8 @@ function plane(chart, panel, domains, width, label, many) {
 
 // Rows of values with intervals around zero; trivial rows in grey.
 function forest(chart, width, label) {
-  const row = 24, top = 26, names = Math.min(190, width * 0.34), narrow = width < 560;
+  const row = 24, top = 26, narrow = width < 560;
+  const names = 12 + 5.9 * Math.max(...chart.rows.map((entry) => entry.name.length));
   const columns = chart.columns.length, height = top + row * chart.rows.length + 34;
   const figures = chart.columns.map((title, column) => {
     const own = narrow ? width : column ? (width - names) / columns : names + (width - names) / columns;
@@ -308,7 +311,7 @@ function forest(chart, width, label) {
       group.append(svg("line", { class: value ? "axis" : "zero", x1: at(value), x2: at(value), y1: top - 8, y2: height - 28 }));
       group.append(svg("text", { x: at(value), y: height - 14, "text-anchor": "middle" }, String(value).replace("-", "−")));
     }
-    group.append(svg("text", { x: left + 6, y: top - 14 }, title));
+    group.append(svg("text", narrow ? { x: own - 12, y: top - 14, "text-anchor": "end" } : { x: left + 6, y: top - 14 }, title));
     root.append(group);
     chart.rows.forEach((entry, i) => {
       const y = top + row * i + row / 2, cell = entry.cells[column];
