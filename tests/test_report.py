@@ -51,12 +51,12 @@ def test_names_are_escaped_in_text_and_in_data():
     nasty = "</script><script>alert(1)</script>&"
     plane = tuple(r | {"layer": nasty} if r["layer"] == "layer1.0" else r for r in made.plane())
     page = build(made.run(nasty, plane=plane, config=made.CONFIG | {"network": nasty}))
-    assert "<script>alert" not in page
+    assert "<script>alert" not in page and page.count("</script") == 2
     assert any(p["layer"] == nasty for p in data_of(page)["planes"][0]["panels"][0]["series"][0]["points"])
 
 
 def test_planes_hold_every_noise_level_with_the_run_s_own_from_the_plane():
-    chart = charts.planes([made.run()])
+    chart = charts.planes([made.run(profile=tuple(r | {"label_information": 2.0} for r in made.profile()))])
     assert chart["levels"] == list(made.NOISES) and chart["own"] == 2
     assert [panel["title"] for panel in chart["panels"]][:2] == ["activation", "conductance to a fixed contrast"]
     point = chart["panels"][0]["series"][0]["points"][-1]
@@ -148,6 +148,9 @@ def test_settings_without_which_values_do_not_compare_are_warned_of():
     assert len(texts) == 3
     assert dict(differing([first, second]))["seed"] == ["0", "1"]
     assert not warnings([first, made.run("third")])
+    fewer = Run("fewer", lower(fewer, 0.5), config=made.CONFIG)
+    texts = [sentence.text for sentence in sentences([first, fewer])]
+    assert any(text.endswith("which what does not compare in their settings may explain.") for text in texts)
 
 
 def test_runs_with_nothing_in_common_are_refused():

@@ -160,7 +160,7 @@ def test_ite_is_held_against_the_loss_with_its_sign(correlation, said, kind):
 def test_checks_are_counted_and_contradictions_named():
     found = {sentence.text.split(" (")[0]: sentence for sentence in sentences.theory(made.theory())}
     assert found["Data processing"].text.endswith("holds in 1, violated in 1 of 2 checks.")
-    assert found["Data processing"].evidence == "estimators disagree on data processing (label, activation)"
+    assert found["Data processing"].evidence == "by KDE and Probe; estimators disagree on data processing (label, activation)"
     assert [found[claim].kind for claim in ("Compression", "Sufficiency", "Invariance")] == ["unknown", "unknown", "found"]
 
 

@@ -50,16 +50,17 @@ def common(runs: Sequence[Run]) -> list[str]:
 def sentences(runs: Sequence[Run]) -> list[Sentence]:
     """Warnings first; then for each quantity whether the runs differ beyond their intervals."""
     found = warnings(runs)
+    alike = not found
     for key in common(runs):
         values = {run.name: _label(run, key, -1) for run in runs}
-        found.append(_differ(f"label information at the last layer ({title(key)})", values, "bits", "planes"))
+        found.append(_differ(f"label information at the last layer ({title(key)})", values, "bits", "planes", alike))
     for what, section, unit, values in (
         ("largest ITE (contrast)", "ite", "", {run.name: _best(run, "ite", "contrast") for run in runs}),
         ("largest leak of the target", "leak", "bits", {run.name: _best(run, "leak", "predicted", True) for run in runs}),
         ("largest loss by a single block", "ablation", "bits", {run.name: _loss(run) for run in runs}),
         ("accuracy", "settings", "", {run.name: accuracy(run) for run in runs}),
     ):
-        found.append(_differ(what, values, unit, section))
+        found.append(_differ(what, values, unit, section, alike or section in ("ablation", "settings")))
     return found
 
 
@@ -82,7 +83,7 @@ def _setting(run: Run, key: str) -> str:
     return str(run.config.get(key))
 
 
-def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: str) -> Sentence:
+def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: str, alike: bool) -> Sentence:
     known = {name: value for name, value in values.items() if value is not None}
     shown = "; ".join(
         joined(name, plain(v[0], 3 if what == "accuracy" else 2), unit, interval(*v[1:], 3 if what == "accuracy" else 2))
@@ -92,7 +93,8 @@ def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: 
         return Sentence(f"{capitalised(what)} was measured in fewer than two of the runs.", shown, "unknown", section)
     most, least = (pick(known, key=lambda name: known[name][0]) for pick in (max, min))
     if told_apart(known[most], known[least]):
-        text = f"{capitalised(what)} is highest in {most} and lowest in {least}, beyond the intervals."
+        text = f"{capitalised(what)} is highest in {most} and lowest in {least}, beyond the intervals"
+        text += "." if alike else ", which what does not compare in their settings may explain."
         return Sentence(text, shown, "found", section)
     return Sentence(f"{capitalised(what)} is not shown to differ between the runs.", shown, "unknown", section)
 

@@ -10,6 +10,7 @@ from ipjax.report.words import (
     bits,
     capitalised,
     counted,
+    estimator,
     interval,
     interval_in_bits,
     joined,
@@ -43,7 +44,7 @@ def blocks(ablation: Sequence[Record]) -> list[Sentence]:
     free = [r["layer"] for r in records if r.get("loss_lower") is not None and r["loss_lower"] <= 0]
     if free:
         text = f"{len(free)} of {len(records)} blocks are not shown to cost anything when they alone are knocked out."
-        found.append(Sentence(text, listed(free), section="ablation"))
+        found.append(Sentence(text, listed(free, 8), section="ablation"))
     return found
 
 
@@ -150,7 +151,8 @@ def theory(records: Sequence[Record]) -> list[Sentence]:
             ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
             + f" of {counted(len(checks), 'check')}."
         )
-        parts = [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
+        parts = [f"by {listed(list(dict.fromkeys(estimator(r.get('estimator')) for r in checks)))}"]
+        parts += [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
         kind = "found" if counts["holds"] + counts["violated"] else "unknown"
         found.append(Sentence(text, "; ".join(parts), kind, "theory"))
     return found
