@@ -11,8 +11,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.console import errors_shown, say
-from ipjax import InformationPlane
+from experiments.console import errors_shown, say, warn
+from experiments.results import draw
 from ipjax.files import replacing
 from ipjax.report import Run, build
 
@@ -27,24 +27,14 @@ class Config:
 
 def main(config: Config) -> Path:
     """Writes the figures and report.html into the run's folder; returns the page's path."""
-    run = Run.load(config.run)
-    draw(run, config.run)
+    Run.load(config.run)  # whose errors say more than the figures'
+    try:
+        draw(config.run)
+    except FileNotFoundError as error:
+        warn(f"the figures are left as they are, a run of an older version lacks what they need ({error})")
     page = write(config.run)
     say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
     return page
-
-
-def draw(run: Run, folder: Path) -> None:
-    """Every figure that the run's records give, as `.png` and `.svg`."""
-    from ipjax import plotting
-
-    if not run.profile or not run.channels:
-        say("no figures: they need noise_profile.npz and channels.npz, which this run lacks")
-        return
-    figures = plotting.figures(*(InformationPlane(records) for records in (run.plane, run.profile, run.channels)))
-    for name, figure in figures.items():
-        for ending in ("png", "svg"):
-            figure.savefig(folder / f"{name}.{ending}")
 
 
 def write(folder: Path) -> Path:

@@ -45,7 +45,7 @@ def build(run: Run) -> str:
         files=RECORDS,
         sentences=sentences.summary(run),
         accuracy=_accuracy(run),
-        layers=tables.layers(plane, run.ablation),
+        layers=tables.layers(plane, run.ablation, run.second),
         channels=tables.channels(run.channels) if run.channels else None,
         areas=tables.areas(run.areas) if run.areas else None,
         verdicts=tables.verdicts(run.theory),

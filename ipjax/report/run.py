@@ -16,6 +16,7 @@ from ipjax.files import Record
 
 RECORDS = {
     "plane": "plane.npz",
+    "second": "second.npz",
     "profile": "noise_profile.npz",
     "channels": "channels.npz",
     "ablation": "ablation.npz",
@@ -35,6 +36,7 @@ class Run:
 
     - `name`: what the page calls the run.
     - `plane`: records of `measure_plane`, with ITE, leak and completeness gap where they were measured.
+    - `second`: records of `measure_plane` by another family of estimators.
     - `profile`, `channels`: records of `profile` over the noise and of `measure_channels`.
     - `ablation`, `areas`, `rankings`, `theory`: records of the knock-outs, of the areas under their curves, of how well scores
         of the layers predict them, and of the checks of the theory.
@@ -44,6 +46,7 @@ class Run:
 
     name: str
     plane: tuple[Record, ...]
+    second: tuple[Record, ...] = ()
     profile: tuple[Record, ...] = ()
     channels: tuple[Record, ...] = ()
     ablation: tuple[Record, ...] = ()

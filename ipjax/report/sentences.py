@@ -46,6 +46,7 @@ def summary(run: Run) -> list[Sentence]:
         *rankings(run.rankings),
         *theory(run.theory),
         *cautions(plane),
+        *families((*plane, *run.second)),
         *unknown(run),
     ]
     order = ("found", "caution", "unknown")
@@ -191,10 +192,10 @@ def cautions(plane: Sequence[Record]) -> list[Sentence]:
         found.append(
             Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers")
         )
-    return found + _families(plane)
+    return found
 
 
-def _families(plane: Sequence[Record]) -> list[Sentence]:
+def families(plane: Sequence[Record]) -> list[Sentence]:
     """Where another estimator of label information sees the opposite change from the first layer to the last."""
     found = []
     for key in representations(plane):

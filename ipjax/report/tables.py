@@ -51,25 +51,23 @@ class Table:
     groups: tuple[str, ...] = ()
 
 
-def layers(plane: Sequence[Record], ablation: Sequence[Record] = ()) -> Table:
-    """A row a representation and layer: both axes, the null, the second estimator, ITE, leak, loss, marks.
+def layers(plane: Sequence[Record], ablation: Sequence[Record] = (), second: Sequence[Record] = ()) -> Table:
+    """A row a representation and layer: both axes, the null, other estimators of the label, ITE, leak, loss, marks.
 
     Columns in which no row has a value are left out.
     """
-    probe = {
-        (r["representation"], r["layer"]): r
-        for r in plane
-        if r.get("input_information") is None and r.get("label_information") is not None
-    }
+    others: dict[str, dict[tuple[str, str], Record]] = {}
+    for record in (*(r for r in plane if r.get("input_information") is None), *second):
+        if record.get("label_information") is not None:
+            others.setdefault(estimator(record["label_estimator"]), {})[record["representation"], record["layer"]] = record
     losses = {r["layer"]: r for r in ablation if r["kind"] == "block"}
-    other = estimator(next(iter(probe.values()))["label_estimator"]) if probe else ""
     columns = {
         "layer": ("layer", "in forward order"),
         "representation": ("representation", "what stands for the layer"),
         "input": ("I(X; C)", "bits about the input, with the 95 % interval"),
         "label": ("I(C; Y)", "bits about the label, with the 95 % interval"),
         "null": ("null", "what shuffled labels give, in bits: mean"),
-        "probe": (other.lower(), f"I(C; Y) by another estimator, {other}, in bits"),
+        **{name: (f"by {name}", f"I(C; Y) by another estimator, {name}, in bits") for name in others},
         "ite": ("ITE", "label information over input information, with the 95 % interval"),
         "leak": ("leak", "bits of label that the choice of the predicted class adds"),
         "loss": ("loss", "rise of cross-entropy without the block, in bits"),
@@ -79,7 +77,7 @@ def layers(plane: Sequence[Record], ablation: Sequence[Record] = ()) -> Table:
     rows, groups = [], []
     for key in representations(plane):
         for record in of(plane, key):
-            second, loss = probe.get((key, record["layer"]), {}), losses.get(record["layer"])
+            loss = losses.get(record["layer"])
             gap = record.get("completeness_gap")
             rows.append(
                 {
@@ -88,7 +86,10 @@ def layers(plane: Sequence[Record], ablation: Sequence[Record] = ()) -> Table:
                     "input": _of_information(record, "input"),
                     "label": _of_information(record, "label"),
                     "null": _bits(record.get("label_null")),
-                    "probe": _bits(second.get("label_information")),
+                    **{
+                        name: _bits(found.get((key, record["layer"]), {}).get("label_information"))
+                        for name, found in others.items()
+                    },
                     "ite": _value(record.get("ite"), interval(record.get("ite_lower"), record.get("ite_upper"))),
                     "leak": _bits(record.get("leak"), interval_in_bits(record.get("leak_lower"), record.get("leak_upper"))),
                     "loss": _loss(loss) if loss else Cell("–"),
