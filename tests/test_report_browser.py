@@ -78,8 +78,10 @@ def test_values_that_are_missing_sort_last(opened):
 
 def test_the_selector_shows_one_representation(opened):
     assert set(column(opened, "layers", 1)) == {"activation"}
+    second = opened.locator("#table-layers th").nth(1)
+    assert second.is_hidden()
     opened.locator("[data-filters=layers]").select_option("")
-    assert len(column(opened, "layers", 1)) == 18
+    assert len(column(opened, "layers", 1)) == 18 and second.is_visible()
 
 
 def places_of_points(page):

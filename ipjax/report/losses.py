@@ -32,7 +32,7 @@ def blocks(ablation: Sequence[Record]) -> list[Sentence]:
     alike = f" Not told apart from it: {listed(ties)}." if ties else ""
     if most.get("loss_lower") is None or most["loss_lower"] <= 0:
         text = "No single block's loss is shown to cost anything: each interval reaches zero."
-        return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", section="ablation")]
+        return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", "unknown", "ablation")]
     shown = f"{bits(most['loss'])} bits {interval_in_bits(most['loss_lower'], most['loss_upper'])}"
     found = [
         Sentence(

@@ -47,7 +47,10 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
 for (const select of document.querySelectorAll("[data-filters]")) {
   const rows = document.querySelectorAll(`#table-${select.dataset.filters} tbody tr`);
-  const filter = () => rows.forEach((row) => { row.hidden = select.value !== "" && row.dataset.group !== select.value; });
+  const filter = () => {
+    rows.forEach((row) => { row.hidden = select.value !== "" && row.dataset.group !== select.value; });
+    rows[0].closest("table").classList.toggle("one", select.value !== ""); // the column that says which is left out
+  };
   select.addEventListener("change", filter);
   filter();
 }
