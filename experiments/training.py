@@ -141,15 +141,15 @@ def train(
     task: Task, schedule: tuple[int, ...], saved: ocp.CheckpointManager, advance: Callable[[float], None] = lambda epochs: None
 ) -> None:
     """Trains from the last checkpoint, or from the start, to the last epoch of the schedule; saves a checkpoint at each."""
-    epoch = saved.latest_step()
-    if epoch is None:
-        epoch, state = 0, initial(task)
+    done = saved.latest_step()
+    if done is None:
+        done, state = 0, initial(task)
         saved.save(0, args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
     else:
-        state = restored(task, saved, epoch)
+        state = restored(task, saved, done)
     run_epoch = _epoch_of(task)
-    advance(epoch)
-    for epoch in range(epoch + 1, schedule[-1] + 1):
+    advance(done)
+    for epoch in range(done + 1, schedule[-1] + 1):
         drawn = [task.draw(epoch, seed) for seed in task.seeds]
         images, labels = (np.stack(part) for part in zip(*drawn, strict=True))
         state = run_epoch(state, *(part.reshape(len(part), -1, BATCH, *part.shape[2:]) for part in (images, labels)))
@@ -163,7 +163,7 @@ def restored(task: Task, saved: ocp.CheckpointManager, epoch: int) -> State:
     like = jax.eval_shape(partial(initial, task))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), like)
-    return saved.restore(epoch, args=ocp.args.StandardRestore(like))  # pyright: ignore[reportCallIssue]
+    return saved.restore(epoch, args=ocp.args.StandardRestore(like))  # pyright: ignore
 
 
 def initial(task: Task) -> State:

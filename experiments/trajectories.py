@@ -75,7 +75,7 @@ def features_of(
     names = net.layers(images, net.default_layers)
     quadrature = ipjax.quadrature.trapezoid(num_steps)
 
-    def of_params(params: Any, x: Array) -> dict[str, ByLayer]:
+    def of_params(params: Any, x: np.ndarray) -> dict[str, ByLayer]:
         mine, readout = replace(net, params=params), CountSketch(SKETCH, seed)
         logits, activations = mine.activations(x, names)
         conductance = partial(ipjax.layer_conductance, mine, x, layers=names, quadrature=quadrature, readout=readout)
@@ -86,7 +86,7 @@ def features_of(
             "predicted": conductance(target="predicted"),
         }
 
-    def accuracy(params: Any, x: Array, y: Array) -> Array:
+    def accuracy(params: Any, x: np.ndarray, y: np.ndarray) -> Array:
         return jnp.mean(replace(net, params=params)(x).argmax(-1) == y)
 
     spread = _each_seed(task)

@@ -15,6 +15,7 @@ from scipy import stats
 from ipjax.files import Record
 
 _LEAST_DROP = 0.05  # of the largest value: less is not called compression, since the largest of many values is so by chance too
+_OF_ONE_LAYER = ("network", "representation", "estimator", "layer", "depth")
 _BITS = 1 / np.log(2)
 
 
@@ -40,9 +41,8 @@ def compression(records: Sequence[Record]) -> tuple[Record, ...]:
         raise ValueError("records: expected at least one, got none")
     groups: dict[tuple, list[Record]] = {}
     for record in records:
-        key = tuple(record[name] for name in ("network", "representation", "estimator", "layer", "depth"))
-        groups.setdefault(key, []).append(record)
-    return tuple(_of_layer(*key, rows) for key, rows in groups.items())
+        groups.setdefault(tuple(record[key] for key in _OF_ONE_LAYER), []).append(record)
+    return tuple(_of_layer(rows) for rows in groups.values())
 
 
 def by_seed(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def by_seed(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray
     return np.array(first), np.array([[values[epoch] for epoch in first] for values in of_seed.values()], float)
 
 
-def _of_layer(network: str, representation: str, estimator: str, layer: str, depth: int, rows: list[Record]) -> Record:
+def _of_layer(rows: list[Record]) -> Record:
     epochs, values = by_seed(rows, "input_information")
     _, saturated = by_seed(rows, "input_saturated")
     peak, largest = np.argmax(values, axis=1), np.max(values, axis=1)
@@ -79,12 +79,7 @@ def _of_layer(network: str, representation: str, estimator: str, layer: str, dep
         verdict = "does not compress"
     else:
         verdict = "undecided"
-    record: Record = {
-        "network": network,
-        "representation": representation,
-        "estimator": estimator,
-        "layer": layer,
-        "depth": depth,
+    record: Record = {key: rows[0][key] for key in _OF_ONE_LAYER} | {
         "num_seeds": len(drops),
         "largest": float(np.mean(largest)),
         "largest_epoch": float(np.median(epochs[peak])),
@@ -103,8 +98,8 @@ def _sentence(record: Record) -> str:
     in_bits = {key: record[key] * _BITS for key in ("largest", "rise", "last", "drop")}
     if record["verdict"] == "withheld":
         return (
-            f"{who}: withheld; I(X;C) rises by {in_bits['rise']:.2f} bits and ends saturated at {in_bits['last']:.2f}, so a fall "
-            "could not be seen"
+            f"{who}: withheld; I(X;C) rises by {in_bits['rise']:.2f} bits and ends saturated at {in_bits['last']:.2f}, so a "
+            "fall could not be seen"
         )
     over = "one seed"
     if record["drop_lower"] is not None:

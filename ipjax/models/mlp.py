@@ -7,6 +7,7 @@ train networks of a few units a layer with tanh or ReLU, on which binning still 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from flax import nnx
 from jax import Array
@@ -50,7 +51,7 @@ class MLP(nnx.Module):
         self.activation = activation
         self.num_inputs = num_inputs
         sizes = (num_inputs, *widths)
-        self.hidden = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in zip(sizes[:-1], sizes[1:], strict=True)])
+        self.hidden = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in pairwise(sizes)])
         self.fc = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch inputs"], tap: Tap = lambda name, value: value) -> Array:

@@ -25,8 +25,8 @@ _UNTRAINED = 0.5  # where epoch 0 stands on a logarithmic axis of epochs
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Both figures by each estimator, `plane_<estimator>` and `phases_<estimator>`, from records of `ipjax.measure_plane`'s form
-    with `network`, `seed`, `epoch`, `estimator`, `train_accuracy` and `test_accuracy`.
+    """Both figures by each estimator, `plane_<estimator>` and `phases_<estimator>`, from records as of a
+    plane with `network`, `seed`, `epoch`, `estimator`, `train_accuracy` and `test_accuracy`.
 
     **Raises:** `ValueError` for no records, or where seeds were not measured at the same epochs.
     """
@@ -42,8 +42,9 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def plane(records: Sequence[Record]) -> Figure:
-    """I(C; Y) over I(X; C) by one estimator, a row a representation and a column a network: the layers after an epoch are joined
-    and coloured by it. Means over seeds; hollow where most seeds' input information is saturated. Dashed: the ceilings."""
+    """I(C; Y) over I(X; C) by one estimator, a row a representation and a column a network: the layers after an epoch are
+    joined and coloured by it, means over seeds; hollow where most seeds' input information is saturated. Grey: label
+    information with shuffled labels. Dashed: the ceilings."""
     networks, representations = _names(records, "network"), _names(records, "representation")
     figure = Figure(figsize=(3.5 * len(networks) + 1, 2.9 * len(representations) + 0.4), layout="constrained")
     axes = figure.subplots(len(representations), len(networks), sharex="col", sharey=True, squeeze=False)
@@ -53,11 +54,12 @@ def plane(records: Sequence[Record]) -> Figure:
         for ax, network in zip(row, networks, strict=True):
             layers = _layers(records, network, representation)
             epochs = by_seed(layers[0][1], "input_information")[0]
-            x, y, saturated = (
+            x, y, null, saturated = (
                 np.array([by_seed(rows, key)[1].mean(axis=0) for _, rows in layers])
-                for key in ("input_information", "label_information", "input_saturated")
+                for key in ("input_information", "label_information", "label_null", "input_saturated")
             )
-            x, y = x * BITS, y * BITS
+            x, y, null = x * BITS, y * BITS, null * BITS
+            ax.plot(x.ravel(), null.ravel(), ".", color="0.8", ms=2.5, zorder=1)
             for i, epoch in enumerate(epochs):
                 colour = _EPOCHS(norm(max(epoch, _UNTRAINED)))
                 ax.plot(x[:, i], y[:, i], color=colour, lw=0.6, alpha=0.6, zorder=2)
@@ -85,9 +87,10 @@ def plane(records: Sequence[Record]) -> Figure:
 
 
 def phases(records: Sequence[Record]) -> Figure:
-    """I(X; C) over the epochs by one estimator, a row a representation and a column a network; a line a layer coloured by depth,
-    with the spread of the seeds (one standard deviation) and a dot at its largest value. Blue: the last layer's fitting phase,
-    up to the seeds' median epoch of the largest value; red: after it, where it compresses. Below, the accuracies."""
+    """I(X; C) over the epochs by one estimator, a row a representation and a column a network; a line a layer coloured by
+    depth, with the spread of the seeds (one standard deviation) and a dot at its largest value. Blue: the last layer's
+    fitting phase up to the seeds' median epoch of the largest value; red: what follows, where it compresses. Below, the
+    accuracies."""
     networks, representations = _names(records, "network"), _names(records, "representation")
     verdicts = {(r["network"], r["representation"], r["layer"]): r for r in compression(records)}
     ratios = [1.0] * len(representations) + [0.6]
@@ -110,7 +113,7 @@ def phases(records: Sequence[Record]) -> Figure:
         ax.set_xscale("log")
         _name_epochs(ax.xaxis, max(record["epoch"] for record in rows))
         ax.set_xlabel("epoch")
-        axes[0, networks.index(network)].legend(fontsize=6, loc="lower left", ncols=2, handlelength=1, columnspacing=0.8)
+        axes[0, networks.index(network)].legend(fontsize=6, loc="best", ncols=2, handlelength=1, columnspacing=0.8)
     for ax in axes[:-1, 0]:
         ax.set_ylim(0, None)
         ax.set_ylabel("I(X; C)  [bits]")
@@ -129,7 +132,7 @@ def _mark_phases(ax: Axes, found: Record) -> None:
         ax.axvspan(peak, ax.dataLim.x1, color="#D55E00", alpha=0.07, lw=0)
     elif found["verdict"] == "does not compress":
         ax.axvspan(_UNTRAINED, ax.dataLim.x1, color="#0072B2", alpha=0.07, lw=0)
-    fall = "" if found["verdict"] == "withheld" else f" ({-found['drop'] * BITS:.2f} bits)"
+    fall = "" if found["verdict"] == "withheld" else f" (falls by {found['drop'] * BITS:.2f} bits)"
     text = f"last layer {found['verdict']}{fall}"
     style = {"fontsize": 7, "ha": "right", "va": "bottom", "path_effects": [withStroke(linewidth=2, foreground="w")]}
     ax.text(0.99, 0.02, text, transform=ax.transAxes, **style)
