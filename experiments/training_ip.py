@@ -21,7 +21,7 @@ import tyro
 from experiments.console import console, errors_shown, progress, say
 from experiments.results import environment, plain, prepare, write_json
 from experiments.training import EPOCH_IMAGES, Task, checkpoints, log_spaced, perceptrons, resnets, train
-from experiments.trajectories import features_of, measure
+from experiments.training_planes import features_of, measure
 from ipjax import files
 from ipjax.files import Record
 from ipjax.store import explained

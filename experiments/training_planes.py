@@ -78,12 +78,15 @@ def features_of(
     def of_params(params: Any, x: np.ndarray) -> dict[str, ByLayer]:
         mine, readout = replace(net, params=params), CountSketch(SKETCH, seed)
         logits, activations = mine.activations(x, names)
+        num_classes = logits.shape[1]
+        contrast = jnp.broadcast_to(ipjax.contrast_weights(num_classes, seed), logits.shape)
+        targets = jnp.stack([contrast, jax.nn.one_hot(logits.argmax(-1), num_classes)])
         conductance = partial(ipjax.layer_conductance, mine, x, layers=names, quadrature=quadrature, readout=readout)
-        contrast = ipjax.contrast_weights(logits.shape[1], seed)
+        toward = jax.vmap(lambda target: conductance(target=target))(targets)  # mapped, they share the passes forward
         return {
             "activation": {name: readout(value) for name, value in activations.items()},
-            "contrast": conductance(target=contrast),
-            "predicted": conductance(target="predicted"),
+            "contrast": {name: value[0] for name, value in toward.items()},
+            "predicted": {name: value[1] for name, value in toward.items()},
         }
 
     def accuracy(params: Any, x: np.ndarray, y: np.ndarray) -> Array:
