@@ -43,7 +43,7 @@ class Config:
     """ResNets; each trains alone"""
     epochs: int = 1500
     """of the perceptrons, of 896 digits each"""
-    resnet_epochs: int = 40
+    resnet_epochs: int = 50
     """of the ResNets, of 896 digits each, placed anew"""
     num_checkpoints: int = 24
     """of the perceptrons, at epoch 0, 1 and on evenly in the epoch's logarithm; ResNets have half as many"""
