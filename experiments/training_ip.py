@@ -39,11 +39,11 @@ class Config:
     """perceptrons with tanh and ReLU on plain digits; a ResNet-18 on digits in clutter"""
     num_seeds: int = 5
     """perceptrons of each kind; they train together"""
-    resnet_seeds: int = 2
+    resnet_seeds: int = 3
     """ResNets; each trains alone"""
     epochs: int = 1500
     """of the perceptrons, of 896 digits each"""
-    resnet_epochs: int = 50
+    resnet_epochs: int = 40
     """of the ResNets, of 896 digits each, placed anew"""
     num_checkpoints: int = 24
     """of the perceptrons, at epoch 0, 1 and on evenly in the epoch's logarithm; ResNets have half as many"""

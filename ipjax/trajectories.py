@@ -105,7 +105,7 @@ def _sentence(record: Record) -> str:
     if record["drop_lower"] is not None:
         lower, upper = record["drop_lower"] * _BITS, record["drop_upper"] * _BITS
         over = f"95 % interval {lower:.2f} to {upper:.2f} over {record['num_seeds']} seeds"
+    since = f"at epoch {record['largest_epoch']:.0f}" if record["largest_epoch"] > 0 else "before training"
     return (
-        f"{who}: {record['verdict']}; I(X;C) falls by {in_bits['drop']:.2f} bits ({over}) from {in_bits['largest']:.2f} at "
-        f"epoch {record['largest_epoch']:.0f}"
+        f"{who}: {record['verdict']}; I(X;C) falls by {in_bits['drop']:.2f} bits ({over}) from {in_bits['largest']:.2f} {since}"
     )

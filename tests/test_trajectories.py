@@ -53,6 +53,11 @@ def test_verdicts(last, verdict):
     assert f": {verdict}; " in found["sentence"]
 
 
+def test_a_fall_without_a_fitting_phase_is_said_to_be_one():
+    (found,) = compression(trajectories([[4, 2, 1, 1]] * 2))
+    assert found["sentence"].endswith(f"from {4 / math.log(2):.2f} before training")
+
+
 def test_a_layer_that_ends_saturated_is_withheld():
     (found,) = compression(trajectories([[1, 2, 4, 4]] * 3, saturated=True))
     assert found["verdict"] == "withheld"
