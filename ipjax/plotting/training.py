@@ -47,7 +47,7 @@ def plane(records: Sequence[Record]) -> Figure:
     information with shuffled labels. Dashed: the ceilings."""
     networks, representations = _names(records, "network"), _names(records, "representation")
     figure = Figure(figsize=(3.5 * len(networks) + 1, 2.9 * len(representations) + 0.4), layout="constrained")
-    axes = figure.subplots(len(representations), len(networks), sharex="col", sharey=True, squeeze=False)
+    axes = figure.subplots(len(representations), len(networks), sharex=True, sharey=True, squeeze=False)
     last = max(record["epoch"] for record in records)
     norm = LogNorm(_UNTRAINED, max(last, 1))
     for row, representation in zip(axes, representations, strict=True):
@@ -66,9 +66,10 @@ def plane(records: Sequence[Record]) -> Figure:
                 face = ["white" if share > 0.5 else colour for share in saturated[:, i]]
                 ax.scatter(x[:, i], y[:, i], s=16, c=face, edgecolors=[colour], linewidths=0.9, zorder=3)
             outline = [withStroke(linewidth=2, foreground="w")]
-            for at in {0, len(layers) - 1}:  # at the end of training
-                style = {"fontsize": 7, "zorder": 4, "path_effects": outline}
-                ax.annotate(layers[at][0], (x[at, -1], y[at, -1]), (4, -9), textcoords="offset points", **style)
+            for at, side in ((0, "left"), (len(layers) - 1, "right")):  # at the end of training
+                style = {"ha": side, "fontsize": 7, "zorder": 4, "path_effects": outline}
+                shift = (4 if side == "left" else -4, -9)
+                ax.annotate(layers[at][0], (x[at, -1], y[at, -1]), shift, textcoords="offset points", **style)
             first = layers[0][1][0]
             ax.axhline(first["label_ceiling"] * BITS, color="0.5", lw=0.8, ls="--")
             ax.axvline(first["input_ceiling"] * BITS, color="0.5", lw=0.8, ls="--")
@@ -108,17 +109,17 @@ def phases(records: Sequence[Record]) -> Figure:
     for ax, network in zip(axes[-1], networks, strict=True):
         _, rows = _layers(records, network, representations[0])[0]
         for half, style in (("train", "-"), ("test", "--")):
-            _drawn(ax, rows, f"{half}_accuracy", 1, color="0.2", label=half, lw=1.1, ls=style)
+            _drawn(ax, rows, f"{half}_accuracy", 1, color="0.2", lw=1.1, ls=style)
         ax.set_ylim(0, 1.02)
         ax.set_xscale("log")
         _name_epochs(ax.xaxis, max(record["epoch"] for record in rows))
         ax.set_xlabel("epoch")
-        axes[0, networks.index(network)].legend(fontsize=6, loc="best", ncols=2, handlelength=1, columnspacing=0.8)
+        names = axes[0, networks.index(network)].get_legend_handles_labels()
+        ax.legend(*names, fontsize=6, loc="lower right", ncols=2, handlelength=1, columnspacing=0.8, labelspacing=0.2)
     for ax in axes[:-1, 0]:
         ax.set_ylim(0, None)
         ax.set_ylabel("I(X; C)  [bits]")
-    axes[-1, 0].set_ylabel("accuracy")
-    axes[-1, 0].legend(fontsize=7)
+    axes[-1, 0].set_ylabel("accuracy\n(dashed: test)")
     first = records[0]
     figure.suptitle(f"What layers keep of their input ({first['input_estimator']}, {first['num_samples']} images)", fontsize=11)
     return figure
