@@ -115,7 +115,7 @@ def phases(records: Sequence[Record]) -> Figure:
         _name_epochs(ax.xaxis, max(record["epoch"] for record in rows))
         ax.set_xlabel("epoch")
         names = axes[0, networks.index(network)].get_legend_handles_labels()
-        ax.legend(*names, fontsize=6, loc="lower right", ncols=2, handlelength=1, columnspacing=0.8, labelspacing=0.2)
+        ax.legend(*names, fontsize=6, loc="upper left", ncols=2, handlelength=1, columnspacing=0.8, labelspacing=0.2)
     for ax in axes[:-1, 0]:
         ax.set_ylim(0, None)
         ax.set_ylabel("I(X; C)  [bits]")
