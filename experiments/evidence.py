@@ -65,7 +65,7 @@ def measure_ablation(net: ipjax.Network, data: Selection, features: Features, co
 
 
 def rank_layers(plane: ipjax.InformationPlane, features: Features, losses: Records, before: Before) -> Records:
-    """How well scores of the layers predict the losses, see `ipjax.ranking`."""
+    """How well scores of the layers predict the losses, see `ipjax.ranking`. Reads features: for all processes to call."""
     activation, predicted, contrast = (features.layers("channels", name) for name in ("activation", "predicted", "contrast"))
     scores = ranking.layer_scores(
         plane.records, activation=activation, conductance={"predicted": predicted, "contrast": contrast}, before=before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,14 +28,14 @@ from experiments.evidence import ablated, attribute_typical, measure_ablation, r
 from experiments.features import SKETCH, TARGETS, Extraction, Features, open_features
 from experiments.measuring import Kept, measure_channels, measure_layers, measure_second
 from experiments.results import Results, draw
+from experiments.run_folder import environment, plain, prepare, write_json
 from experiments.selection import Selection, preprocessing_of, select
 from ipjax import runtime
 from ipjax.assessment import few_per_class
 from ipjax.data import digits
 from ipjax.data.pipeline import batches
-from ipjax.files import replacing
 from ipjax.graph import dominators
-from ipjax.store import Shard, Store, difference, explained, shards
+from ipjax.store import Shard, Store, explained, shards
 
 UNREADABLE = 0.01  # share of the images that may be left out
 
@@ -73,11 +72,11 @@ def run(experiment: str, config: Config) -> Path:
         num_classes = net.logits_shape(example).shape[1]
         settings = _settings(net, names, data, config)
         knocks_out = ablated(net, data, config)
-    runtime.agree(json.dumps(_plain(settings) | _compared(config)))
+    runtime.agree(json.dumps(plain(settings) | _compared(config)))
     out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with runtime.together():
         if runtime.is_main():
-            _prepare(out, config)
+            prepare(out, _compared(config))
             say(f"results go to {out}")
             _warn_of_limits(data, num_classes, config.shard_size)
 
@@ -87,9 +86,9 @@ def run(experiment: str, config: Config) -> Path:
     accuracy = float(np.mean(features.predicted == labels)) if num_classes == data.images.num_classes else None
     with runtime.together():
         if runtime.is_main():
-            environment = _environment(config) | {"accuracy": accuracy} | found
+            found = _environment(config) | {"accuracy": accuracy} | found
             with explained(f"could not write to {out}"):
-                _write_json(out / "environment.json", environment)
+                write_json(out / "environment.json", found)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
     kept = Kept(out / "measured", [settings, _compared(config), features.positions.tolist(), labels.tolist()])
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
@@ -100,7 +99,7 @@ def run(experiment: str, config: Config) -> Path:
     before = dominators(net, example, names)
     with jax.default_matmul_precision(config.precision):
         losses = measure_ablation(net, data, features, config, kept) if knocks_out else ()
-        rankings = rank_layers(plane, features, losses, before) if losses else ()
+        rankings = rank_layers(plane, features, losses, before) if knocks_out else ()
         attribution = attribute_typical(net, data, features, config)
     if runtime.is_main():
         with explained(f"could not write the results to {out}"):
@@ -130,27 +129,9 @@ def _in_precision(net: ipjax.Network, dtype: str) -> ipjax.Network:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, net)
 
 
-def _prepare(out: Path, config: Config) -> None:
-    """Makes the folder, or finds it holding a run of the same settings, and writes the settings."""
-    settings = _compared(config)
-    # A run that was killed at its very start may have left its part of a file.
-    if out.exists() and (not out.is_dir() or any(path.suffix != ".part" for path in out.iterdir())):
-        try:
-            before = dict(json.loads((out / "config.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            message = f"out: {out} exists and holds no run of this program, or one whose config.json is damaged"
-            raise ValueError(message + "; choose another folder") from None
-        if settings != before:
-            changes = difference(before, settings)
-            raise ValueError(f"out: {out} holds a run with other settings ({changes}); choose another folder")
-    with explained(f"could not write to {out}"):
-        out.mkdir(parents=True, exist_ok=True)
-        _write_json(out / "config.json", settings)
-
-
 def _compared(config: Config) -> dict[str, Any]:
     """The settings that decide about the results."""
-    return {key: value for key, value in _plain(asdict(config)).items() if key not in HOW}
+    return {key: value for key, value in plain(asdict(config)).items() if key not in HOW}
 
 
 def _extract(
@@ -236,22 +217,9 @@ def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, confi
 
 def _environment(config: Config) -> dict[str, Any]:
     weights = None if config.weights == "random" else ports.locate(config.network, config.weights)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in ("ipjax", "jax", "jaxlib", "flax", "numpy", "scikit-learn")},
-        "devices": [str(device) for device in jax.devices()],
+    return environment() | {
         "processes": jax.process_count(),
-        "how": {key: value for key, value in _plain(asdict(config)).items() if key in HOW},
+        "how": {key: value for key, value in plain(asdict(config)).items() if key in HOW},
         "matmul_precision": {"network": config.precision, "estimators": "highest"},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
     }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(_plain(values), indent=2) + "\n").encode())
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))

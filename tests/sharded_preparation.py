@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.runner import Config, _prepare
+from experiments.run_folder import prepare
+from experiments.runner import Config, _compared
 from ipjax import runtime
 
 
@@ -20,13 +21,13 @@ def main(port, process, out):
     with runtime.together():
         if runtime.is_main():
             time.sleep(2)
-            _prepare(config.out, config)
+            prepare(config.out, _compared(config))
     assert (config.out / "config.json").exists()  # the other one has waited
 
     def other_settings():
         with runtime.together():
             if runtime.is_main():
-                _prepare(config.out, replace(config, seed=1))
+                prepare(config.out, _compared(replace(config, seed=1)))
 
     refused(other_settings, "seed was 0, is 1")
     refused(lambda: runtime.agree(f"seed {process}"), "the same on every host, got seed 0 and seed 1")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ipjax.estimators import Binned, mutual_information
-from ipjax.estimators.binned import codes, hash_counts, hashes
+from ipjax.estimators.binned import codes, fixed_cells, hash_counts, hashes
 
 
 def sample(n=300, d=2, seed=0):
@@ -82,3 +82,27 @@ def test_hash_counts_match_unique(n, d, values):
 def test_rows_that_differ_in_one_cell_are_told_apart():
     rows = jnp.zeros((513, 512), int).at[jnp.arange(512), jnp.arange(512)].set(1)
     assert jnp.sum(hash_counts(hashes(rows, 0)) > 0) == 513
+
+
+def test_fixed_cells_are_those_of_numpy_and_kept_apart():
+    x, y = sample()
+    x = np.round(x, 1) + 0.05  # no value on an edge
+    edges = np.linspace(-1, 4, 31)
+    cells = np.clip(np.digitize(x, edges) - 1, 0, 29)
+    got = np.asarray(fixed_cells(jnp.asarray(x), -1.0, 4.0, 30))
+    chex.assert_trees_all_equal(got.astype(int), cells)
+    assert cells.min() > 5 and cells.max() == 29  # cells of which some are empty, and values beyond
+    plug_in, _ = reference.binned(cells, y[:, None])
+    chex.assert_trees_all_close(mutual_information(got, y, Binned(30)).value, plug_in, rtol=1e-4)
+
+
+def test_edges_of_a_layers_own_hide_that_values_grow_and_fixed_ones_do_not():
+    x, _ = sample(1000, 1)
+    small, large = jnp.asarray(0.1 * x), jnp.asarray(x)
+    own = [float(mutual_information(values, np.arange(1000), Binned(30)).value) for values in (small, large)]
+    fixed = [
+        float(mutual_information(fixed_cells(values, 0.0, x.max(), 30), np.arange(1000), Binned(30)).value)
+        for values in (small, large)
+    ]
+    assert abs(own[0] - own[1]) < 0.05
+    assert fixed[1] - fixed[0] > 1

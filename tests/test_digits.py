@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ipjax.data.digits import CANVAS, MEAN, NUISANCES, NUM_CLASSES, NUM_TEST, STD, _half, digits_in_clutter
+from ipjax.data.digits import CANVAS, MEAN, NUISANCES, NUM_CLASSES, NUM_TEST, STD, digits_in_clutter, plain_digits
 
 PIXEL = np.arange(CANVAS)
 
@@ -140,4 +140,4 @@ def test_settings_that_make_no_sense(settings, match):
 
 
 def test_the_half_for_tests_has_as_many_digits_as_it_says():
-    assert len(_half("test")[1]) == NUM_TEST
+    assert len(plain_digits("test")[1]) == NUM_TEST

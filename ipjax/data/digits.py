@@ -53,15 +53,13 @@ def digits_in_clutter(half: Half, num_images: int, *, seed: int = 0, clutter: fl
     - `half`: `"train"` (what the embedded checkpoints saw) or `"test"`.
     - `clutter`: from 0 (plain centred digits of one size and contrast) to 1.
     """
-    if half not in ("train", "test"):
-        raise ValueError(f'half: expected "train" or "test", got {half!r}')
     if num_images < 1:
         raise ValueError(f"num_images: expected at least 1, got {num_images}")
     if seed < 0:
         raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
     if not 0 <= clutter <= 1:
         raise ValueError(f"clutter: expected a number from 0 to 1, got {clutter}")
-    digits, labels = _half(half)
+    digits, labels = plain_digits(half)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0 if half == "train" else 1]))
     rounds = -(-num_images // len(digits))
     chosen = np.concatenate([rng.permutation(len(digits)) for _ in range(rounds)])[:num_images]
@@ -83,7 +81,10 @@ def digits_in_clutter(half: Half, num_images: int, *, seed: int = 0, clutter: fl
     return Digits(images, labels[chosen], nuisances if clutter > 0 else {})
 
 
-def _half(half: Half) -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+def plain_digits(half: Half) -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+    """All digits of one half as they are, from 0 (paper) to 1 (ink), and their labels."""
+    if half not in ("train", "test"):
+        raise ValueError(f'half: expected "train" or "test", got {half!r}')
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -108,6 +108,18 @@ def codes(x: Float[Array, "n d"], num_bins: int, edges: str) -> Int[Array, "n d"
     return jnp.searchsorted(inner, x, side="right", method="compare_all" if num_bins <= _FEW_BINS else "scan")
 
 
+def fixed_cells(
+    x: Float[Array, "n d"], low: float | Float[Array, ""], high: float | Float[Array, ""], num_bins: int
+) -> Float[Array, "n d"]:
+    """The cell, from 0 to num_bins - 1 but floating, of every value between fixed edges; what lies beyond is in the end cells.
+
+    Features for `Binned(num_bins)`, whose own bins then keep all cells apart, since so many bins are narrower than 1. For edges
+    that many samples share, as in the planes of Saxe et al. 2018 through training, where edges of a layer's own at every epoch
+    would hide that its values grow.
+    """
+    return jnp.clip(jnp.floor((x - low) / (high - low) * num_bins), 0, num_bins - 1)
+
+
 def hashes(rows: Int[Array, "n d"], which: int) -> UInt32[Array, "n 2"]:
     """Two random 32-bit linear hashes of every row: two of a million different rows meet with a chance below 1e-5."""
     factors = jax.random.bits(jax.random.key(which), (2, rows.shape[1]), jnp.uint32) | 1

@@ -4,4 +4,5 @@ from ipjax.plotting import ablation as ablation
 from ipjax.plotting import attribution as attribution
 from ipjax.plotting import planes as planes
 from ipjax.plotting import theory as theory
+from ipjax.plotting import training as training
 from ipjax.plotting.planes import figures as figures
