@@ -22,21 +22,20 @@ from experiments.console import errors_shown, say
 from ipjax.files import replacing
 
 LARGEST = 300_000  # bytes of a figure
-WIDEST = 1600  # pixels
 CAPTIONS = {
-    "information_plane": "**Information planes**, a panel a representation. Light points are early layers, dark ones late; bars are "
-    "95 % intervals, grey is what shuffled labels give. Below, what the estimator guarantees.",
+    "information_plane": "**Information planes**, a panel a representation. Light points are early layers, dark ones late; "
+    "bars are 95 % intervals, grey is what shuffled labels give. Below, what the estimator guarantees.",
     "ite": "**Information Transformation Efficiency** by layer: the share of what is kept that is about the label; dotted with "
     "shuffled labels. Below, how much label information the choice of the predicted class adds.",
     "kept_and_dropped": "**Kept and dropped**: information about the label and about nuisances of known value, above the null.",
     "channels": "**Single channels**: what each tells about the label, and how few of them hold half of it.",
     "noise_profile": "**Noise profile**: both axes at other levels of noise; dashed, the ceilings.",
     "ablation": "**Ablation**: what the network loses without a block, and without the channels that a ranking puts first.",
-    "rankings": "**Do scores predict the loss?** Rank correlations of the layers' scores with what the network loses without them, "
-    "and what is left of them beyond depth.",
+    "rankings": "**Do scores predict the loss?** Rank correlations of the layers' scores with what the network loses "
+    "without them, and what is left of them beyond depth.",
     "theory": "**Theory checks**: which predictions of the information bottleneck hold, by representation and estimator.",
-    "attribution": "**Where in the image**: integrated gradients and layer conductance of typical images; red raises the target, "
-    "blue lowers it.",
+    "attribution": "**Where in the image**: integrated gradients and layer conductance of typical images; red raises "
+    "the target, blue lowers it.",
     "attribution_channels": "**Where single channels act**: the conductance of one channel of each layer.",
 }
 OF_TRAINING = {
@@ -93,19 +92,18 @@ def caption_of(name: str) -> str:
 
 
 def smaller(path: Path) -> bytes:
-    """A PNG of at most `WIDEST` pixels a row and `LARGEST` bytes: with 256 colours where that is needed, and then narrower."""
+    """A PNG of at most `LARGEST` bytes: as it is, or with 256 colours, or narrower as well."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    width = min(image.width, WIDEST)
-    few_colours = False
+    drawn, width = image, image.width
     while True:
-        size = (width, round(image.height * width / image.width))
-        drawn = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        (drawn.quantize(256) if few_colours else drawn).save(file, "PNG", optimize=True)
+        drawn.save(file, "PNG", optimize=True)
         if file.tell() <= LARGEST:
             return file.getvalue()
-        few_colours, width = True, width if not few_colours else int(0.9 * width)
+        width = width if drawn is image else int(0.9 * width)
+        narrower = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+        drawn = narrower.quantize(256, kmeans=3)
 
 
 def _figures(run: Path) -> list[Path]:
