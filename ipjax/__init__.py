@@ -1,7 +1,10 @@
 """Information-plane analysis of neural networks in JAX."""
 
+from ipjax import attribution as attribution
+from ipjax import bottleneck as bottleneck
 from ipjax import channels as channels
 from ipjax import estimators as estimators
+from ipjax import graph as graph
 from ipjax import quadrature as quadrature
 from ipjax import readout as readout
 from ipjax.adapters import from_linen as from_linen
