@@ -20,7 +20,7 @@ from experiments.console import progress, tracking, warn
 from experiments.features import TARGETS, Features, Layers
 from ipjax import files, runtime
 from ipjax.efficiency import Efficiency
-from ipjax.estimators import KDE, Probe
+from ipjax.estimators import KDE, Probe, Renyi
 from ipjax.files import Record
 from ipjax.store import explained
 
@@ -99,6 +99,30 @@ def measure_layers(
             if of_profile:
                 profile += kept(f"profile-{representation}", profiles)
     return _with_leakage(_with_efficiency(ipjax.InformationPlane(tuple(records)))), ipjax.InformationPlane(tuple(profile))
+
+
+def measure_second(features: Features, labels: np.ndarray, config: Config, kept: Kept) -> ipjax.InformationPlane:
+    """Both axes by an estimator of another family, so that a claim that depends on the estimator shows."""
+    representations = [name for name in REPRESENTATIONS if name != "random"]
+    records = []
+    with progress("again by Rényi", len(representations) * len(features.names)) as advance:
+        for name in representations:
+
+            def second(name: str = name) -> Records:
+                with runtime.over_all_devices():
+                    return ipjax.measure_plane(
+                        _varying(features, name),
+                        labels,
+                        input_information=Renyi(),
+                        label_information=Renyi(),
+                        num_null=0,
+                        representation=name,
+                        seed=config.seed,
+                        track=tracking(advance, 1),
+                    ).records
+
+            records += kept(f"second-{name}", second)
+    return ipjax.InformationPlane(tuple(records))
 
 
 def measure_channels(features: Features, labels: np.ndarray, config: Config, kept: Kept) -> ipjax.InformationPlane:

@@ -24,18 +24,19 @@ import ipjax
 import ports
 from experiments.config import HOW, Config, check
 from experiments.console import console, errors_shown, print_summary, progress, say, warn
+from experiments.evidence import ablated, attribute_typical, measure_ablation, rank_layers
 from experiments.features import SKETCH, TARGETS, Extraction, Features, open_features
-from experiments.measuring import Kept, measure_channels, measure_layers
-from experiments.results import draw
+from experiments.measuring import Kept, measure_channels, measure_layers, measure_second
+from experiments.results import Results, draw
 from experiments.selection import Selection, preprocessing_of, select
 from ipjax import runtime
 from ipjax.assessment import few_per_class
 from ipjax.data import digits
 from ipjax.data.pipeline import batches
 from ipjax.files import replacing
+from ipjax.graph import dominators
 from ipjax.store import Shard, Store, difference, explained, shards
 
-TOP_CHANNELS = 10  # of a layer, listed in channels.csv
 UNREADABLE = 0.01  # share of the images that may be left out
 
 
@@ -70,6 +71,7 @@ def run(experiment: str, config: Config) -> Path:
         names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
         num_classes = net.logits_shape(example).shape[1]
         settings = _settings(net, names, data, config)
+        knocks_out = ablated(net, data, config)
     runtime.agree(json.dumps(_plain(settings) | _compared(config)))
     out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with runtime.together():
@@ -92,25 +94,21 @@ def run(experiment: str, config: Config) -> Path:
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
     with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
         plane, profile = measure_layers(features, labels, nuisances, config, kept)
+        second = measure_second(features, labels, config, kept)
         channels = measure_channels(features, labels, config, kept)
+    before = dominators(net, example, names)
+    with jax.default_matmul_precision(config.precision):
+        losses = measure_ablation(net, data, features, config, kept) if knocks_out else ()
+        rankings = rank_layers(plane, features, losses, before) if losses else ()
+        attribution = attribute_typical(net, data, features, config)
     if runtime.is_main():
         with explained(f"could not write the results to {out}"):
-            _write_results(out, plane, profile, channels)
+            results = Results(plane, second, profile, channels, losses, rankings, before, attribution)
+            with console.status("drawing"):
+                results.write(out)
+                draw(out)
         print_summary(plane, channels, accuracy, out, time.monotonic() - start)
     return out
-
-
-def _write_results(
-    out: Path, plane: ipjax.InformationPlane, profile: ipjax.InformationPlane, channels: ipjax.InformationPlane
-) -> None:
-    plane.save(out / "plane.npz")
-    plane.to_csv(out / "layers.csv")
-    profile.save(out / "noise_profile.npz")
-    channels.save(out / "channels.npz")
-    top = tuple(record for record in channels.records if record["rank"] <= TOP_CHANNELS)
-    ipjax.InformationPlane(top).to_csv(out / "channels.csv")
-    with console.status("drawing"):
-        draw(out)
 
 
 def _warn_of_limits(data: Selection, num_classes: int, shard_size: int) -> None:
