@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-FOREIGN = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "sklearn", "matplotlib")
+FOREIGN = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "jinja2")
 
 
 @pytest.mark.parametrize("statement", ["import ipjax", "import ipjax, ports"])

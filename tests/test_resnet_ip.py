@@ -14,11 +14,14 @@ import ipjax
 from experiments.resnet_ip import main
 from experiments.runner import Config
 from experiments.selection import preprocessing_of, select
-from ipjax import plotting
+from ipjax import files, plotting
+from ipjax.attribution import Attribution
 from tests.test_resume import folder_of_images
 
 LAYERS = ("input", "layer2.3", "avgpool")
-FIGURES = ("information_plane", "ite", "kept_and_dropped", "channels", "noise_profile")
+FIGURES = ("information_plane", "ite", "kept_and_dropped", "channels", "noise_profile", "theory")
+OF_ABLATION = ("ablation", "rankings")
+ATTRIBUTION = ("attribution", "attribution_channels")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,11 @@ def run(tmp_path_factory):
 
 def test_writes_every_file(run):
     _, out = run
-    figures = {f"{name}.{end}" for name in FIGURES for end in ("png", "svg")}
+    figures = {f"{name}.{end}" for name in (*FIGURES, *OF_ABLATION, *ATTRIBUTION) for end in ("png", "svg")}
     others = {"config.json", "environment.json", "features", "measured"}
-    others |= {"layers.csv", "plane.npz", "channels.csv", "channels.npz", "noise_profile.npz"}
+    others |= {"layers.csv", "plane.npz", "second.npz", "channels.csv", "channels.npz", "noise_profile.npz", "attribution.npz"}
+    tables = ("theory", "theory_steps", "ablation", "ablation_areas", "rankings")
+    others |= {f"{name}.{end}" for name in tables for end in ("npz", "csv")}
     assert {path.name for path in out.iterdir()} == figures | others
     shards = {"00000000-00000064.safetensors", "00000064-00000100.safetensors"}
     assert {path.name for path in (out / "features").iterdir()} == shards
@@ -47,14 +52,17 @@ def test_layers_csv_has_a_row_per_representation_layer_and_estimator(run):
         rows = list(csv.DictReader(file))
     keys = {(row["representation"], row["layer"], row["label_estimator"].split("(")[0]) for row in rows}
     expected = set(itertools.product(("activation", "predicted", "contrast", "random"), LAYERS, ("KDE", "Probe")))
+    expected |= set(itertools.product(("activation", "predicted", "contrast"), LAYERS, ("Renyi",)))
     assert keys == expected
     assert len(rows) == len(expected)
     for row in rows:
         random, kde = row["representation"] == "random", row["label_estimator"].startswith("KDE")
-        assert bool(row["input_information"]) == (kde and not random)
-        assert bool(row["ite"]) != bool(row["ite_withheld"]) if row["input_information"] else not row["ite"]
-        assert bool(row["completeness_gap"]) == (row["representation"] != "activation")
-        for variable in ("label",) if random else ("label", "position", "size", "contrast"):
+        assert bool(row["input_information"]) == (not row["label_estimator"].startswith("Probe") and not random)
+        assert bool(row["ite"]) != bool(row["ite_withheld"]) if kde and not random else not row["ite"]
+        assert bool(row["completeness_gap"]) == (
+            row["representation"] != "activation" and not row["label_estimator"].startswith("Renyi")
+        )
+        for variable in ("label",) if random or not row["position_information"] else ("label", "position", "size", "contrast"):
             assert float(row[f"{variable}_lower"]) <= float(row[f"{variable}_information"]) <= float(row[f"{variable}_upper"])
 
 
@@ -87,6 +95,40 @@ def test_channels_are_those_of_the_layers(run):
     assert all(int(row["rank"]) <= 10 for row in rows)
     best = channels.select(representation="activation", layer="avgpool", rank=1).records[0]
     assert best["label_information"] > best["label_null_upper"]
+
+
+def test_knocks_out_the_blocks_and_channels_of_the_layers(run):
+    _, out = run
+    losses = files.load(out / "ablation.npz")
+    assert [record["layer"] for record in losses if record["kind"] == "block"] == ["layer2.3"]
+    assert {record["layer"] for record in losses if record["kind"] == "channels"} == {"layer2.3", "avgpool"}
+    assert {record["num_samples"] for record in losses} == {50}
+    for record in losses:
+        assert record["loss"] == pytest.approx(record["cross_entropy"] - record["intact_cross_entropy"], abs=1e-6)
+        if record["kind"] == "channels" and record["share"] == (1.0 if record["curve"] == "deletion" else 0.0):
+            assert record["accuracy"] < 0.5  # without the layer
+    assert {record["score"] for record in files.load(out / "rankings.npz")} >= {"ite", "depth", "layer_conductance"}
+
+
+def test_claims_are_checked_by_two_families(run):
+    _, out = run
+    theory = files.load(out / "theory.npz")
+    claims = {(record["claim"], record["variable"]) for record in theory}
+    assert claims >= {("data_processing", "input"), ("data_processing", "label"), ("compression", "input")}
+    for claim in claims - {("invariance", name) for name in ("position", "size", "contrast")}:
+        by = {(r["representation"], r["estimator"].split("(")[0]) for r in theory if (r["claim"], r["variable"]) == claim}
+        assert by == set(itertools.product(("activation", "predicted", "contrast"), ("KDE", "Renyi")))
+    assert all(record["verdict"] in ("holds", "violated", "undecided", "withheld") for record in theory)
+    assert all(record["sentence"] for record in theory)
+
+
+def test_maps_the_most_and_the_least_typical_image_of_every_class(run):
+    _, out = run
+    attribution = Attribution.load(out / "attribution.npz")
+    assert attribution.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert attribution.kinds == ("most typical", "least typical") * 10
+    assert set(attribution.maps) == {"input", "layer2.3"}
+    assert set(attribution.sums) == set(LAYERS)
 
 
 def test_completeness_gap_is_small_after_the_last_nonlinearity(run):

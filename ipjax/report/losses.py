@@ -1,0 +1,171 @@
+"""What the network loses without its parts, what predicts that, and what the theory says, in sentences of records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipjax.files import Record
+from ipjax.report.words import (
+    Sentence,
+    bits,
+    capitalised,
+    counted,
+    estimator,
+    interval,
+    interval_in_bits,
+    joined,
+    listed,
+    plain,
+    told_apart,
+)
+
+
+def blocks(ablation: Sequence[Record]) -> list[Sentence]:
+    """Which block's loss costs most, what is not told apart from it, and how many cost nothing that is shown."""
+    records = [record for record in ablation if record["kind"] == "block"]
+    if not records:
+        return []
+    costs = {r["layer"]: (r["loss"], r.get("loss_lower"), r.get("loss_upper")) for r in records}
+    most = max(records, key=lambda record: record["loss"])
+    ties = [layer for layer in costs if layer != most["layer"] and not told_apart(costs[most["layer"]], costs[layer])]
+    accuracy = f"; accuracy falls by {100 * most['accuracy_drop']:.1f} points" if most.get("accuracy_drop") is not None else ""
+    alike = f" Not told apart from it: {listed(ties)}." if ties else ""
+    if most.get("loss_lower") is None or most["loss_lower"] <= 0:
+        text = "No single block's loss is shown to cost anything: each interval reaches zero."
+        return [Sentence(text, f"largest {most['layer']} {bits(most['loss'])} bits", "unknown", "ablation")]
+    shown = f"{bits(most['loss'])} bits {interval_in_bits(most['loss_lower'], most['loss_upper'])}"
+    found = [
+        Sentence(
+            f"Knocking out {most['layer']} costs most: cross-entropy rises by {shown}{accuracy}.{alike}",
+            f"{counted(len(records), 'block')}, each alone; {most['num_samples']} images",
+            section="ablation",
+        )
+    ]
+    free = [r["layer"] for r in records if r.get("loss_lower") is not None and r["loss_lower"] <= 0]
+    if free:
+        text = f"{len(free)} of {len(records)} blocks are not shown to cost anything when they alone are knocked out."
+        found.append(Sentence(text, listed(free, 8), section="ablation"))
+    return found
+
+
+def channel_areas(areas: Sequence[Record]) -> list[Sentence]:
+    """In how many layers removing the channels that conductance ranks first costs more than removing random ones."""
+    deletion = {(r["layer"], r["ranking"]): r for r in areas if r["curve"] == "deletion"}
+    layers = [layer for layer, ranking in deletion if ranking == "random" and (layer, "conductance") in deletion]
+    bounds = {layer: deletion[layer, "random"].get("cross_entropy_area_upper") for layer in layers}
+    layers = [layer for layer in layers if bounds[layer] is not None]
+    if not layers:
+        return []
+    worse = [layer for layer in layers if deletion[layer, "conductance"]["cross_entropy_area"] > bounds[layer]]
+    text = f"In {len(worse)} of {len(layers)} layers, removing the channels with most conductance first "
+    text += "costs more than removing random ones."
+    return [Sentence(text, "area under the deletion curve beyond the spread of random orders", section="ablation")]
+
+
+LOSSES = {"block": "the loss of a block", "channels": "the loss of half of a layer's channels"}
+
+
+def rankings(records: Sequence[Record]) -> list[Sentence]:
+    """For each kind of loss, whether any score predicts it beyond what depth predicts; and how ITE ranks the layers."""
+    found = []
+    for loss in dict.fromkeys(str(record["loss"]) for record in records):
+        own = [record for record in records if record["loss"] == loss]
+        what = LOSSES.get(loss, loss)
+        found.append(_beyond_depth(own, what))
+        ite = next((r for r in own if r["score"] == "ite" and r["representation"] in ("contrast", None)), None)
+        if ite is not None and ite.get("correlation") is not None:
+            found.append(_of_ite(ite, what, _depth(own)))
+    return found
+
+
+def _beyond_depth(records: Sequence[Record], what: str) -> Sentence:
+    tried = [record for record in records if not record["trivial"]]
+    judged = [record for record in tried if record.get("partial") is not None]
+    if not judged:
+        text = (
+            f"Whether a ranking predicts {what} beyond depth is not known: none differs from depth, or the layers are too few."
+        )
+        return Sentence(text, f"{counted(len(tried), 'score')} tried", "unknown", "rankings")
+    best = max(judged, key=lambda record: record["partial"])
+    parts = [joined("best:", score(best), plain(best["correlation"]), _bounds(best, "correlation"))]
+    parts.append(joined("beyond depth", plain(best["partial"]), _bounds(best, "partial")))
+    parts += [_depth(records), counted(best["num_layers"], "layer")]
+    ahead = [r for r in judged if (r.get("partial_lower") or 0) > 0 and (r.get("correlation_upper") or 0) >= 0]
+    if ahead:
+        text = f"Beyond depth, {what} is predicted by {listed([score(r) for r in ahead])}, "
+        text += f"of {counted(len(tried), 'score')} tried."
+        parts.append("each had 1 chance in 40 to pass without any relation")
+    else:
+        too = ", ITE included," if any(r["score"] == "ite" for r in tried) else ""
+        text = f"No ranking of the layers{too} is shown to predict {what} better than plain depth does."
+        parts.append(f"{counted(len(tried), 'score')} tried")
+    return Sentence(text, "; ".join(filter(None, parts)), "found" if ahead else "unknown", "rankings")
+
+
+def _of_ite(record: Record, what: str, depth: str) -> Sentence:
+    shown = f"{plain(record['correlation'])} {_bounds(record, 'correlation')}".rstrip()
+    evidence = "; ".join(filter(None, [f"{score(record)} {shown}", depth]))
+    lower, upper = record.get("correlation_lower"), record.get("correlation_upper")
+    if lower is not None and lower > 0:
+        return Sentence(f"The higher a layer's ITE, the larger is {what}.", evidence, section="rankings")
+    if upper is not None and upper < 0:
+        text = (
+            f"The higher a layer's ITE, the smaller is {what}: as a mark of the layers that matter, ITE points the wrong way."
+        )
+        return Sentence(text, evidence, section="rankings")
+    return Sentence(f"ITE is not shown to order the layers by {what}.", evidence, "unknown", "rankings")
+
+
+def _depth(records: Sequence[Record]) -> str:
+    depth = next((record for record in records if record["score"] == "depth"), {})
+    return (
+        joined("depth", plain(depth["correlation"]), _bounds(depth, "correlation"))
+        if depth.get("correlation") is not None
+        else ""
+    )
+
+
+def score(record: Record) -> str:
+    """A score of the layers by its name: ITE (contrast), depth."""
+    names = {"ite": "ITE", "num_channels": "number of channels"}
+    text = names.get(record["score"]) or str(record["score"]).replace("_", " ")
+    return f"{text} ({record['representation']})" if record.get("representation") else text
+
+
+CLAIMS = {
+    "data_processing": "data processing (no layer has more information than the layer it is a function of)",
+    "compression": "compression (the last layer has less information about the input than an earlier one)",
+    "sufficiency": "sufficiency (the last layer has all but 5 % of the label's entropy)",
+    "invariance": "invariance (the last layer has less information about a nuisance than an earlier one)",
+}
+
+
+def theory(records: Sequence[Record]) -> list[Sentence]:
+    """For each claim, how many of its checks hold; where estimators contradict each other."""
+    found = []
+    for claim in dict.fromkeys(str(record["claim"]) for record in records):
+        checks = [record for record in records if record["claim"] == claim]
+        counts = {v: sum(r["verdict"] == v for r in checks) for v in ("holds", "violated", "undecided", "withheld")}
+        text = f"{capitalised(CLAIMS.get(claim, claim))}: "
+        text += (
+            ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
+            + f" of {counted(len(checks), 'check')}."
+        )
+        parts = [f"by {listed(list(dict.fromkeys(estimator(r.get('estimator')) for r in checks)))}"]
+        parts += [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
+        kind = "found" if counts["holds"] + counts["violated"] else "unknown"
+        found.append(Sentence(text, "; ".join(parts), kind, "theory"))
+    return found
+
+
+def disagreements(records: Sequence[Record]) -> list[str]:
+    """Claims about a variable and representation that one estimator finds to hold and another violated."""
+    verdicts: dict[str, set[str]] = {}
+    for record in records:
+        key = f"{record['claim'].replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
+        verdicts.setdefault(key, set()).add(record["verdict"])
+    return [key for key, found in verdicts.items() if {"holds", "violated"} <= found]
+
+
+def _bounds(record: Record, key: str) -> str:
+    return interval(record.get(f"{key}_lower"), record.get(f"{key}_upper"))
