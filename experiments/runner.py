@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import ipjax
 import ports
+from experiments import report
 from experiments.config import HOW, Config, check
 from experiments.console import console, errors_shown, print_summary, progress, say, warn
 from experiments.evidence import ablated, attribute_typical, measure_ablation, rank_layers
@@ -107,6 +108,7 @@ def run(experiment: str, config: Config) -> Path:
             with console.status("drawing"):
                 results.write(out)
                 draw(out)
+                report.write(out)
         print_summary(plane, channels, accuracy, out, time.monotonic() - start)
     return out
 

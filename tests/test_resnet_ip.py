@@ -35,7 +35,16 @@ def test_writes_every_file(run):
     _, out = run
     figures = {f"{name}.{end}" for name in (*FIGURES, *OF_ABLATION, *ATTRIBUTION) for end in ("png", "svg")}
     others = {"config.json", "environment.json", "features", "measured"}
-    others |= {"layers.csv", "plane.npz", "second.npz", "channels.csv", "channels.npz", "noise_profile.npz", "attribution.npz"}
+    others |= {
+        "report.html",
+        "layers.csv",
+        "plane.npz",
+        "second.npz",
+        "channels.csv",
+        "channels.npz",
+        "noise_profile.npz",
+        "attribution.npz",
+    }
     tables = ("theory", "theory_steps", "ablation", "ablation_areas", "rankings")
     others |= {f"{name}.{end}" for name in tables for end in ("npz", "csv")}
     assert {path.name for path in out.iterdir()} == figures | others
