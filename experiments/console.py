@@ -68,10 +68,12 @@ def errors_shown(*, stopped: str) -> Iterator[None]:
 
 
 def say(message: str) -> None:
+    """A line on the error stream, as it is."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
+    """A line that begins with a coloured `warning:`."""
     console.print("warning:", style="bold yellow", end=" ")
     say(message)
 

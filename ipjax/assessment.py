@@ -63,11 +63,13 @@ def assess(
 
 
 def check_estimator(estimator: Any) -> None:
+    """Raises `ValueError` for a class where one of its objects was meant, and for what cannot be called."""
     if isinstance(estimator, type) or not callable(estimator):
         raise ValueError(f"estimator: expected an object such as KDE() of ipjax.estimators, got {estimator!r}")
 
 
 def check_counts(num_null: int, num_subsamples: int) -> None:
+    """Raises `ValueError` for numbers of shuffles and halves from which no null or interval could come."""
     integers = all(isinstance(count, int | np.integer) for count in (num_null, num_subsamples))
     if not integers or num_null < 0 or num_subsamples < 0 or num_subsamples == 1:
         raise ValueError(f"num_null, num_subsamples: expected 0 or more, and not 1 subsample; got {num_null}, {num_subsamples}")

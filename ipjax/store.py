@@ -33,6 +33,7 @@ class Shard:
 
     @property
     def file(self) -> str:
+        """Its name in the store's folder."""
         return f"{self.start:08d}-{self.stop:08d}.safetensors"
 
 

@@ -180,6 +180,7 @@ def _save_pth(state: dict[str, np.ndarray], path: Path, metadata: dict[str, str]
 
 
 def main() -> None:
+    """The command line; an error that the user can mend is printed without a traceback."""
     commands: dict[str, Any] = {"list": list_weights, "inspect": inspect, "convert": convert, "verify": verify}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m ports", description=__doc__)

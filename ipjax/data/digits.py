@@ -42,6 +42,7 @@ class Digits:
         return self.images[i]
 
     def name(self, i: int) -> str:
+        """What a person calls image `i`."""
         return f"digit {i}"
 
 

@@ -37,6 +37,7 @@ class Folder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Of one preprocessed image, channels last."""
         return self.preprocessing.crop, self.preprocessing.crop, 3
 
     def __len__(self) -> int:
@@ -46,6 +47,7 @@ class Folder:
         return self.preprocessing(self.path / self.names[i])
 
     def name(self, i: int) -> str:
+        """The file's path in the folder."""
         return self.names[i]
 
 

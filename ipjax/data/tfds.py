@@ -38,10 +38,12 @@ class Records:
 
     @property
     def num_classes(self) -> int:
+        """ImageNet's 1,000, of which a data set may hold fewer."""
         return len(imagenet_wnids())
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Of one preprocessed image, channels last."""
         return self.preprocessing.crop, self.preprocessing.crop, 3
 
     def __len__(self) -> int:
@@ -55,6 +57,7 @@ class Records:
             raise ValueError(f"{self._named(record, i)}: {error}") from error
 
     def name(self, i: int) -> str:
+        """The file's name that the record keeps, or its number."""
         return self._named(_record(self.source, i, self.split), i)
 
     def _named(self, record: dict[str, Any], i: int) -> str:

@@ -72,6 +72,7 @@ class Labels:
         return replace(self, values=self.values[index])
 
     def counts(self) -> Float[Array, " classes"]:
+        """How many samples each class has."""
         return jnp.zeros(self.num_classes).at[self.values].add(1.0)
 
     def entropy(self) -> Float[Array, ""]:

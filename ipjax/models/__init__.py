@@ -1,0 +1,1 @@
+"""Flax NNX modules that call taps themselves, layer for layer torchvision's."""

@@ -28,6 +28,7 @@ class Architecture:
 
     @property
     def expansion(self) -> int:
+        """Channels of a block's output over those inside it."""
         return 4 if self.bottleneck else 1
 
 

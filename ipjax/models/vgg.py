@@ -93,6 +93,8 @@ class VGG(nnx.Module):
 
 
 class ReLU(nnx.Module):
+    """max(0, x), as a module, so that it has a place in the list of layers."""
+
     def __call__(self, x: Array) -> Array:
         return nnx.relu(x)
 

@@ -38,8 +38,10 @@ def numbers(records: Sequence[Record], *keys: str) -> np.ndarray:
 
 
 def bits(records: Sequence[Record], *keys: str) -> np.ndarray:
+    """`numbers` of columns in nats, in bits."""
     return numbers(records, *keys) * BITS
 
 
 def depth_colours(count: int) -> np.ndarray:
+    """`[count, 4]`, a colour a layer, from the input (light) to the output (dark)."""
     return DEPTH(np.linspace(0, 1, count))

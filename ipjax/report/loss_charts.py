@@ -154,4 +154,5 @@ def _loss_tip(record: Record, who: str) -> list[str]:
 
 
 def signed(nats: float) -> str:
+    """Nats as bits, with a plus before what is above zero."""
     return ("+" if nats > 0 else "") + bits(nats)

@@ -97,6 +97,7 @@ class Run:
 
     @property
     def num_images(self) -> int:
+        """How many images the plane was measured on."""
         return int(self.plane[0].get("num_samples") or 0)
 
 

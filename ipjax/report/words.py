@@ -65,10 +65,12 @@ def of(records: Sequence[Record], representation: str) -> list[Record]:
 
 
 def title(representation: str) -> str:
+    """A representation as a heading calls it."""
     return TITLES.get(representation, representation)
 
 
 def name(representation: str) -> str:
+    """A representation inside a sentence."""
     return NAMES.get(representation, representation)
 
 
@@ -78,20 +80,24 @@ def nuisance(variable: str) -> str:
 
 
 def nuisances(records: Sequence[Record]) -> list[str]:
+    """The variables beside input and label that any of the records measured."""
     keys = dict.fromkeys(key for record in records for key in record if key.endswith("_information"))
     found = (key.removesuffix("_information") for key in keys)
     return [v for v in found if v not in ("input", "label") and any(r.get(f"{v}_information") is not None for r in records)]
 
 
 def estimator(text: str | None) -> str:
+    """An estimator's name without its settings."""
     return (text or "").split("(")[0]
 
 
 def in_bits(nats: float | None) -> float | None:
+    """Nats as bits, for a chart's data."""
     return None if nats is None else round(nats * BITS, 5)
 
 
 def bits(nats: float | None, digits: int = 2) -> str:
+    """Nats as bits, as text; a dash where there is no value."""
     return plain(None if nats is None else nats * BITS, digits)
 
 
@@ -104,10 +110,12 @@ def plain(value: float | None, digits: int = 2) -> str:
 
 
 def interval(lower: float | None, upper: float | None, digits: int = 2) -> str:
+    """Both ends in brackets; nothing where one is not known."""
     return "" if lower is None or upper is None else f"[{plain(lower, digits)},\u00a0{plain(upper, digits)}]"
 
 
 def interval_in_bits(lower: float | None, upper: float | None, digits: int = 2) -> str:
+    """`interval` of ends in nats."""
     return "" if lower is None or upper is None else interval(lower * BITS, upper * BITS, digits)
 
 
@@ -124,10 +132,12 @@ def listed(items: Sequence[str], most: int = 4) -> str:
 
 
 def capitalised(text: str) -> str:
+    """With a capital first letter; the others stay as they are."""
     return text[:1].upper() + text[1:]
 
 
 def counted(count: int, noun: str) -> str:
+    """A number and its noun, with a plural s for all but one."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -146,6 +156,7 @@ def change(before: Record, after: Record, variable: str, null: bool = False) -> 
 
 
 def within_null(record: Record, variable: str = "label") -> bool:
+    """Whether the value does not exceed the largest of its null; `False` where one of them was not measured."""
     value, null = record.get(f"{variable}_information"), record.get(f"{variable}_null_upper")
     return value is not None and null is not None and value <= null
 
