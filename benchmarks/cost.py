@@ -37,7 +37,7 @@ import tyro
 import ipjax
 import ports
 from experiments.features import SKETCH, TARGETS, Extraction, _activations, _conductances
-from experiments.runner import NOISES
+from experiments.measuring import NOISES
 from experiments.selection import preprocessing_of
 from ipjax.estimators import Probe
 from ipjax.estimators.kde import _FEW_CLASSES

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import platformdirs
+from tyro.conf import DisallowNone
 
 LEAST = 50  # images
 HOW = ("out", "data_dir", "batch_size", "num_workers", "compiled", "distributed", "coordinator", "num_processes", "process_id")
@@ -47,6 +48,8 @@ class Config:
     """features of a layer: a count sketch of all its units in 512 numbers, which keeps where things are, or one a channel"""
     noise: float = 0.1
     """of the KDE estimator: noise variance over the layer's median squared pairwise distance"""
+    ablation: DisallowNone[bool | None] = None
+    """knock out blocks and channels and measure what the network loses; default: for digits alone"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the network's parameters and activations; sums over the path and all that follows are float32"""
     precision: Literal["highest", "high", "default"] = "highest"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,17 @@ def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
         bar.update(task, completed=total)  # parts of one need not sum up to it
+
+
+def tracking(advance: Callable[[float], None], share: float) -> Callable[[Sequence[Any]], Iterator[Any]]:
+    """A wrapper for sequences that advances a bar by `share` after each item, as `track` of ipjax's functions."""
+
+    def track(items: Sequence[Any]) -> Iterator[Any]:
+        for item in items:
+            yield item
+            advance(share)
+
+    return track
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,19 @@ import ipjax
 import ports
 from experiments.config import HOW, Config, check
 from experiments.console import console, errors_shown, print_summary, progress, say, warn
-from experiments.features import SKETCH, TARGETS, Extraction, Features, Layers, open_features
+from experiments.evidence import ablated, attribute_typical, measure_ablation, rank_layers
+from experiments.features import SKETCH, TARGETS, Extraction, Features, open_features
+from experiments.measuring import Kept, measure_channels, measure_layers, measure_second
+from experiments.results import Results, draw
 from experiments.selection import Selection, preprocessing_of, select
 from ipjax import runtime
 from ipjax.assessment import few_per_class
 from ipjax.data import digits
 from ipjax.data.pipeline import batches
-from ipjax.efficiency import Efficiency
-from ipjax.estimators import KDE, Probe
 from ipjax.files import replacing
+from ipjax.graph import dominators
 from ipjax.store import Shard, Store, difference, explained, shards
 
-NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
-TOP_CHANNELS = 10  # of a layer, listed in channels.csv
 UNREADABLE = 0.01  # share of the images that may be left out
 
 
@@ -71,6 +71,7 @@ def run(experiment: str, config: Config) -> Path:
         names = net.layers(example, "all" if config.layers == ("all",) else config.layers)
         num_classes = net.logits_shape(example).shape[1]
         settings = _settings(net, names, data, config)
+        knocks_out = ablated(net, data, config)
     runtime.agree(json.dumps(_plain(settings) | _compared(config)))
     out = config.out or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with runtime.together():
@@ -89,33 +90,25 @@ def run(experiment: str, config: Config) -> Path:
             with explained(f"could not write to {out}"):
                 _write_json(out / "environment.json", environment)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
+    kept = Kept(out / "measured", [settings, _compared(config), features.positions.tolist(), labels.tolist()])
     # The threads of the probe's LAPACK wait for each other longer than they work, up to 30 times where cores are shared.
     with jax.default_matmul_precision("highest"), threadpool_limits(1, user_api="blas"):
-        plane, profile = _measure_layers(features, labels, nuisances, config)
-        channels = _measure_channels(features, labels, config)
-    plane = _with_leakage(_with_efficiency(plane, features.completeness_gap))
+        plane, profile = measure_layers(features, labels, nuisances, config, kept)
+        second = measure_second(features, labels, config, kept)
+        channels = measure_channels(features, labels, config, kept)
+    before = dominators(net, example, names)
+    with jax.default_matmul_precision(config.precision):
+        losses = measure_ablation(net, data, features, config, kept) if knocks_out else ()
+        rankings = rank_layers(plane, features, losses, before) if losses else ()
+        attribution = attribute_typical(net, data, features, config)
     if runtime.is_main():
         with explained(f"could not write the results to {out}"):
-            _write_results(out, plane, profile, channels)
+            results = Results(plane, second, profile, channels, losses, rankings, before, attribution)
+            with console.status("drawing"):
+                results.write(out)
+                draw(out)
         print_summary(plane, channels, accuracy, out, time.monotonic() - start)
     return out
-
-
-def _write_results(
-    out: Path, plane: ipjax.InformationPlane, profile: ipjax.InformationPlane, channels: ipjax.InformationPlane
-) -> None:
-    from ipjax import plotting
-
-    plane.save(out / "plane.npz")
-    plane.to_csv(out / "layers.csv")
-    profile.save(out / "noise_profile.npz")
-    channels.save(out / "channels.npz")
-    top = tuple(record for record in channels.records if record["rank"] <= TOP_CHANNELS)
-    ipjax.InformationPlane(top).to_csv(out / "channels.csv")
-    with console.status("drawing"):
-        for name, figure in plotting.figures(plane, profile, channels).items():
-            for ending in ("png", "svg"):
-                figure.savefig(out / f"{name}.{ending}")
 
 
 def _warn_of_limits(data: Selection, num_classes: int, shard_size: int) -> None:
@@ -237,122 +230,6 @@ def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, confi
     settings = {"weights": digest.hexdigest(), "layers": names, "targets": TARGETS, "quadrature": "trapezoid", "baseline": 0.0}
     settings |= {"sketch": SKETCH, "versions": {name: version(name) for name in ("ipjax", "jax")}}
     return settings | {name: getattr(config, name) for name in chosen} | data.settings | {"num_images": len(data.index)}
-
-
-def _measure_layers(
-    features: Features, labels: np.ndarray, nuisances: dict[str, np.ndarray], config: Config
-) -> tuple[ipjax.InformationPlane, ipjax.InformationPlane]:
-    """Records of every representation by KDE and by the probe; the noise profile.
-
-    The conductance to a random class, which the leak is compared with, is asked about the label alone.
-    """
-    layers = {name: _without_constant(name, features.layers("features", name)) for name in ("activation", *TARGETS)}
-    kde = KDE(config.noise)
-    records, profile = [], []
-    with progress("layers", sum(map(len, layers.values()))) as advance:
-        for representation, values in layers.items():
-            compared = representation == "random"
-            share = 1 / (2 if compared else 3)
-
-            def track(names: Sequence[str], share: float = share) -> Iterable[str]:
-                for name in names:
-                    yield name
-                    advance(share)
-
-            common: dict[str, Any] = {"representation": representation, "seed": config.seed, "track": track}
-            common["nuisances"] = None if compared else nuisances
-            about_input = None if compared else kde
-            with runtime.over_all_devices():
-                records += ipjax.measure_plane(
-                    values, labels, input_information=about_input, label_information=kde, **common
-                ).records
-            records += ipjax.measure_plane(
-                values,
-                labels,
-                input_information=None,
-                label_information=Probe(),
-                num_null=0,
-                num_subsamples=0,
-                **common,
-            ).records
-            if not compared:
-                with runtime.over_all_devices():
-                    profile += ipjax.profile(
-                        values, labels, kde, "noise", NOISES, representation=representation, track=track
-                    ).records
-    return ipjax.InformationPlane(tuple(records)), ipjax.InformationPlane(tuple(profile))
-
-
-def _measure_channels(features: Features, labels: np.ndarray, config: Config) -> ipjax.InformationPlane:
-    """Records of every channel of every representation but the random one."""
-    representations = [name for name in ("activation", *TARGETS) if name != "random"]
-    records = []
-    with progress("channels", len(representations)) as advance:
-
-        def track(passes: Sequence[int]) -> Iterable[int]:
-            for one in passes:
-                yield one
-                advance(1 / len(passes))
-
-        for name in representations:
-            records += ipjax.measure_channels(
-                features.layers("channels", name),
-                labels,
-                noise=config.noise,
-                representation=name,
-                seed=config.seed,
-                track=track,
-            ).records
-    return ipjax.InformationPlane(tuple(records))
-
-
-def _without_constant(representation: str, layers: Layers) -> Layers:
-    varying = tuple(layer for layer, values in layers.items() if np.ptp(values, axis=0).any())
-    for layer in layers.names:
-        if layer not in varying:
-            warn(f"{representation} of layer {layer} is the same for all images; left out")
-    if not varying:
-        raise ValueError(f"{representation}: no layer's features vary over the images; check the weights and the images")
-    return replace(layers, names=varying)
-
-
-def _with_efficiency(plane: ipjax.InformationPlane, gap: Callable[[str, str], float]) -> ipjax.InformationPlane:
-    """The records with the ITE by both definitions, and the relative completeness gap of a conductance."""
-    efficiencies: dict[tuple[str, str], dict[str, Efficiency]] = {}
-    of_both_axes = [record for record in plane.records if record["input_estimator"] is not None]
-    for representation in dict.fromkeys(record["representation"] for record in of_both_axes):
-        of_kde = ipjax.InformationPlane(tuple(r for r in of_both_axes if r["representation"] == representation))
-        for definition in ("ratio", "increment"):
-            efficiencies[representation, definition] = ipjax.information_transformation_efficiency(of_kde, definition)
-    records = []
-    for record in plane.records:
-        record, representation = dict(record), record["representation"]
-        if record["input_estimator"] is not None:
-            for definition, prefix in (("ratio", "ite"), ("increment", "ite_increment")):
-                ite = efficiencies[representation, definition][record["layer"]]
-                record |= {
-                    prefix: ite.value,
-                    f"{prefix}_lower": ite.lower,
-                    f"{prefix}_upper": ite.upper,
-                    f"{prefix}_withheld": ite.withheld,
-                }
-        record["completeness_gap"] = gap(representation, record["layer"]) if representation in TARGETS else None
-        records.append(record)
-    return ipjax.InformationPlane(tuple(records))
-
-
-def _with_leakage(plane: ipjax.InformationPlane) -> ipjax.InformationPlane:
-    """The records with what the target leaks, by each estimator, at the conductance to the predicted class."""
-    estimators = dict.fromkeys(record["label_estimator"] for record in plane.records)
-    leaks = {estimator: ipjax.target_leakage(plane.select(label_estimator=estimator)) for estimator in estimators}
-    records = []
-    for record in plane.records:
-        leak = leaks[record["label_estimator"]].get(record["layer"]) if record["representation"] == "predicted" else None
-        if leak is not None:
-            found = {"leak": leak.value, "leak_lower": leak.lower, "leak_upper": leak.upper, "leak_null": leak.null}
-            record = record | found
-        records.append(record)
-    return ipjax.InformationPlane(tuple(records))
 
 
 def _environment(config: Config) -> dict[str, Any]:

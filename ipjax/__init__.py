@@ -1,9 +1,15 @@
 """Information-plane analysis of neural networks in JAX."""
 
+from ipjax import ablation as ablation
+from ipjax import attribution as attribution
+from ipjax import bottleneck as bottleneck
 from ipjax import channels as channels
 from ipjax import estimators as estimators
+from ipjax import graph as graph
 from ipjax import quadrature as quadrature
+from ipjax import ranking as ranking
 from ipjax import readout as readout
+from ipjax import scores as scores
 from ipjax.adapters import from_linen as from_linen
 from ipjax.adapters import from_nnx as from_nnx
 from ipjax.assessment import assess as assess

@@ -119,14 +119,16 @@ def describe(estimate: Estimate, what: str = "x") -> Record:
     return {"information": value, **known, "saturated": bool(estimate.saturated)}
 
 
-def spread(halves: ArrayLike) -> float:
+def spread(halves: ArrayLike, among: int = 1) -> float:
     """Half the width of a 95 % interval (Student's t), from estimates on random halves of the sample.
+
+    Of `among` such intervals all hold together with at least 95 % (Bonferroni).
 
     Over subsets of m of n samples a mean varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same. It covers the
     sampling spread alone, not an estimator's bias.
     """
     halves = np.asarray(halves)
-    return float(stats.t.ppf(0.975, len(halves) - 1) * np.std(halves, ddof=1))
+    return float(stats.t.ppf(1 - 0.025 / among, len(halves) - 1) * np.std(halves, ddof=1))
 
 
 def few_per_class(labels: ArrayLike) -> dict[int, int]:

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 def test_writes_every_file(run):
     _, out = run
     figures = {f"{name}.{end}" for name in FIGURES for end in ("png", "svg")}
-    others = {"config.json", "environment.json", "features"}
+    others = {"config.json", "environment.json", "features", "measured"}
     others |= {"layers.csv", "plane.npz", "channels.csv", "channels.npz", "noise_profile.npz"}
     assert {path.name for path in out.iterdir()} == figures | others
     shards = {"00000000-00000064.safetensors", "00000064-00000100.safetensors"}
@@ -100,6 +100,22 @@ def test_same_settings_give_the_same_bytes(run, tmp_path):
     again = main(replace(config, out=tmp_path / "again"))
     for name in ("layers.csv", "channels.csv"):
         assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_finished_measurement_is_not_repeated_and_a_damaged_one_is(run, monkeypatch, capfd):
+    config, out = run
+    before = (out / "layers.csv").read_bytes()
+    (out / "layers.csv").unlink()
+    (damaged,) = (out / "measured").glob("profile-contrast.*.npz")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    measured = []
+    profile = ipjax.profile
+    monkeypatch.setattr(ipjax, "measure_plane", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(ipjax, "profile", lambda *a, **k: measured.append(k["representation"]) or profile(*a, **k))
+    main(config)
+    assert (out / "layers.csv").read_bytes() == before
+    assert measured == ["contrast"]
+    assert "was damaged and is measured again" in capfd.readouterr().err
 
 
 def test_refuses_a_folder_of_another_run_and_touches_nothing(run):
