@@ -66,8 +66,10 @@ def draw(out: Path) -> None:
     if (out / "ablation.npz").exists():
         tables = (files.load(out / f"{name}.npz") for name in ("ablation", "ablation_areas", "rankings"))
         drawn |= plotting.ablation.figures(*tables)
-    drawn |= plotting.attribution.figures(Attribution.load(out / "attribution.npz"))
-    for name, figure in drawn.items():
-        for ending in ("png", "svg"):
-            with explained(f"could not write to {out}"):
-                figure.savefig(out / f"{name}.{ending}")
+    to_write = {f"{name}.{ending}": figure for name, figure in drawn.items() for ending in ("png", "svg")}
+    # Of pixels, so that a vector format only makes them larger.
+    pictures = plotting.attribution.figures(Attribution.load(out / "attribution.npz"))
+    to_write |= {f"{name}.png": figure for name, figure in pictures.items()}
+    for name, figure in to_write.items():
+        with explained(f"could not write to {out}"):
+            figure.savefig(out / name)

@@ -33,7 +33,8 @@ def run(tmp_path_factory):
 
 def test_writes_every_file(run):
     _, out = run
-    figures = {f"{name}.{end}" for name in (*FIGURES, *OF_ABLATION, *ATTRIBUTION) for end in ("png", "svg")}
+    figures = {f"{name}.{end}" for name in (*FIGURES, *OF_ABLATION) for end in ("png", "svg")}
+    figures |= {f"{name}.png" for name in ATTRIBUTION}
     others = {"config.json", "environment.json", "features", "measured"}
     others |= {
         "report.html",
