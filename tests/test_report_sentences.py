@@ -106,6 +106,7 @@ def test_the_costliest_block_is_named_with_what_is_not_told_apart_and_what_costs
     costly, free = sentences.blocks(made.ablation(("layer1.0", "layer1.1", "layer1.2", "layer1.3")))
     assert "Knocking out layer1.3 costs most: cross-entropy rises by 0.75 bits [0.69,\u00a00.81]" in costly.text
     assert "Not told apart" not in costly.text
+    assert "accuracy falls by 10.4 points [9.4,\u00a011.4]" in costly.text
     assert costly.text.endswith("Next: layer1.2 0.51, layer1.1 0.27.")
     assert free.text.startswith("1 of 4 blocks") and free.evidence == "layer1.0"
     close = made.ablation([f"layer1.{i}" for i in range(30)])
@@ -172,6 +173,9 @@ def test_scores_that_rank_as_depth_does_are_not_judged():
 def test_ite_is_held_against_the_loss_with_its_sign(correlation, said, kind):
     _, sentence = sentences.rankings((made.ranking("ite", correlation, 0.0, representation="contrast"),))
     assert sentence.text.startswith(said) and sentence.kind == kind and "as depth does" not in sentence.text
+    channels = made.ranking("ite", correlation, 0.0, representation="contrast") | {"loss": "channels"}
+    *_, sentence = sentences.rankings((made.ranking("ite", correlation, 0.0, representation="contrast"), channels))
+    assert "the loss of a block and the loss of half of a layer's channels" in sentence.text
     depth = made.ranking("depth", correlation, None, trivial=True)
     _, sentence = sentences.rankings((made.ranking("ite", correlation, None, representation="contrast"), depth))
     assert ("ranks the layers as depth does" in sentence.text) == (kind == "found")

@@ -32,6 +32,8 @@ def blocks(ablation: Sequence[Record]) -> list[Sentence]:
     most = max(records, key=lambda record: record["loss"])
     ties = [layer for layer in costs if layer != most["layer"] and not told_apart(costs[most["layer"]], costs[layer])]
     accuracy = f"; accuracy falls by {100 * most['accuracy_drop']:.1f} points" if most.get("accuracy_drop") is not None else ""
+    if accuracy and most.get("accuracy_drop_lower") is not None:
+        accuracy += f" {interval(100 * most['accuracy_drop_lower'], 100 * most['accuracy_drop_upper'], 1)}"
     alike = f" Not told apart from it: {listed(ties)}." if ties else ""
     others = sorted((r for r in records if r["layer"] not in (most["layer"], *ties)), key=lambda r: -r["loss"])
     after = [r for r in others if (r.get("loss_lower") or 0) > 0][:3]
@@ -111,14 +113,15 @@ LOSSES = {"block": "the loss of a block", "channels": "the loss of half of a lay
 def rankings(records: Sequence[Record]) -> list[Sentence]:
     """For each kind of loss, whether any score predicts it beyond what depth predicts; and how ITE ranks the layers."""
     found = []
+    by_sign: dict[int, list[tuple[Record, str]]] = {}
     for loss in dict.fromkeys(str(record["loss"]) for record in records):
         own = [record for record in records if record["loss"] == loss]
-        what = LOSSES.get(loss, loss)
-        found.append(_beyond_depth(own, what))
+        found.append(_beyond_depth(own, LOSSES.get(loss, loss)))
         ite = next((r for r in own if r["score"] == "ite" and r["representation"] in ("contrast", None)), None)
         if ite is not None and ite.get("correlation") is not None:
-            found.append(_of_ite(ite, what, _depth(own)))
-    return found
+            sign = 1 if (ite.get("correlation_lower") or 0) > 0 else -1 if (ite.get("correlation_upper") or 0) < 0 else 0
+            by_sign.setdefault(sign, []).append((ite, _depth(own)))
+    return found + [_of_ite(sign, alike) for sign, alike in by_sign.items()]
 
 
 def _beyond_depth(records: Sequence[Record], what: str) -> Sentence:
@@ -157,19 +160,18 @@ def _passes(record: Record, num_tried: int) -> bool:
     return bool(value > stats.norm.ppf(1 - 0.025 / num_tried) * error)
 
 
-def _of_ite(record: Record, what: str, depth: str) -> Sentence:
-    shown = f"{plain(record['correlation'])} {_bounds(record, 'correlation')}".rstrip()
-    evidence = "; ".join(filter(None, [f"{score(record)} {shown}", depth]))
-    lower, upper = record.get("correlation_lower"), record.get("correlation_upper")
-    same = " It ranks the layers as depth does." if depth and record.get("partial") is None else ""
-    if lower is not None and lower > 0:
-        return Sentence(f"The higher a layer's ITE, the larger is {what}.{same}", evidence, section="rankings")
-    if upper is not None and upper < 0:
-        text = (
-            f"The higher a layer's ITE, the smaller is {what}: as a mark of the layers that matter, ITE points the wrong way."
-        )
-        return Sentence(text + same, evidence, section="rankings")
-    return Sentence(f"ITE is not shown to order the layers by {what}.", evidence, "unknown", "rankings")
+def _of_ite(sign: int, records: Sequence[tuple[Record, str]]) -> Sentence:
+    """What ITE says of the losses with which it goes alike: each its record, and depth's correlation in words."""
+    what = listed([_what(record) for record, _ in records])
+    shown = [joined(score(r), plain(r["correlation"]), _bounds(r, "correlation")) for r, _ in records]
+    evidence = "; ".join(part for one, (_, depth) in zip(shown, records, strict=True) for part in (one, depth) if part)
+    if sign == 0:
+        return Sentence(f"ITE is not shown to order the layers by {what}.", evidence, "unknown", "rankings")
+    text = f"The higher a layer's ITE, the {'larger' if sign > 0 else 'smaller'} is {what}"
+    text += "." if sign > 0 else ": as a mark of the layers that matter, ITE points the wrong way."
+    if all(depth and record.get("partial") is None for record, depth in records):
+        text += " It ranks the layers as depth does."
+    return Sentence(text, evidence, section="rankings")
 
 
 def _depth(records: Sequence[Record]) -> str:
