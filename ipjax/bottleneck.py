@@ -26,6 +26,7 @@ from scipy import stats
 from ipjax.assessment import spread
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
+from ipjax.ranking import REPRESENTATIONS
 
 SUFFICIENT = 0.95  # of H(Y)
 _ROUNDING = 1e-4  # nats: what estimates in single precision cannot tell apart
@@ -311,13 +312,14 @@ _TITLES: dict[str, Callable[[str], str]] = {
     "data_processing": lambda variable: f"Data processing of {variable} information",
     "compression": lambda variable: "Compression of the input",
     "sufficiency": lambda variable: "Sufficiency for the label",
-    "invariance": lambda variable: f"Invariance to {variable}",
+    "invariance": lambda variable: f"Invariance to {_nuisance(variable)}",
 }
 
 
 def _sentence(record: Record) -> str:
     claim, variable, verdict = record["claim"], record["variable"], record["verdict"]
-    start = f"{_TITLES[claim](variable)}, {record['representation']} by {_short(record['estimator'])}: {verdict}"
+    who = REPRESENTATIONS.get(record["representation"], record["representation"])
+    start = f"{_TITLES[claim](variable)}, {who} by {_short(record['estimator'])}: {verdict}"
     if verdict == "withheld":
         return f"{start}, because {record['withheld']}."
     interval = f"{_in_bits(record['value'])} (95 % interval {_in_bits(record['lower'], record['upper'])})"
@@ -332,12 +334,16 @@ def _sentence(record: Record) -> str:
             " The layer may have more than this quantity shows." if verdict == "violated" else ""
         )  # noise and probes hide some
         return f"{start}; {record['layer']} has {interval} of the {_in_bits(record['threshold'])} asked for, {reached}.{more}"
-    what = "information about the input" if claim == "compression" else f"information about {variable}"
+    what = "information about the input" if claim == "compression" else f"information about {_nuisance(variable)}"
     null = "" if claim == "compression" else " above its null" if record["above_null"] else " (its null was not measured)"
     text = f"from {record['before']}, the highest layer before, to {record['layer']} {what}{null} changes by {interval}"
     if record.get("trend") is not None:
         text += f"; Kendall's τ with depth {record['trend']:.2f} ({record['trend_lower']:.2f} to {record['trend_upper']:.2f})"
     return f"{start}; {text}."
+
+
+def _nuisance(variable: str) -> str:
+    return "image contrast" if variable == "contrast" else variable  # no target of conductance
 
 
 def _caution(record: Record) -> str:

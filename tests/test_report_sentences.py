@@ -3,6 +3,7 @@
 import pytest
 
 from ipjax.report import sentences
+from ipjax.report.losses import depth_order
 from ipjax.report.words import change, flags, interval, listed, plain, told_apart
 from tests import report_records as made
 from tests.report_records import LN2
@@ -28,7 +29,7 @@ def test_rising_label_information_is_said_with_ends_ceiling_interval_and_null():
     )
     assert "of the 3.3 bits that the labels hold" in sentence.text
     assert "largest single gain is between layer1.0 and layer2.0: 0.90 bits" in sentence.text
-    assert "change 1.50 bits" in sentence.evidence and "shuffled labels give 0.14 and 0.14" in sentence.evidence
+    assert "change 1.50 bits" in sentence.evidence and "Shuffled labels give 0.1 and 0.1." in sentence.text
     assert sentence.kind == "found"
 
 
@@ -105,6 +106,8 @@ def test_the_costliest_block_is_named_with_what_is_not_told_apart_and_what_costs
     costly, free = sentences.blocks(made.ablation(("layer1.0", "layer1.1", "layer1.2", "layer1.3")))
     assert "Knocking out layer1.3 costs most: cross-entropy rises by 0.75 bits [0.69,\u00a00.81]" in costly.text
     assert "Not told apart" not in costly.text
+    assert "accuracy falls by 10.4 points [9.4,\u00a011.4]" in costly.text
+    assert costly.text.endswith("Next: layer1.2 0.51, layer1.1 0.27.")
     assert free.text.startswith("1 of 4 blocks") and free.evidence == "layer1.0"
     close = made.ablation([f"layer1.{i}" for i in range(30)])
     assert "Not told apart from it: layer1.25, layer1.26, layer1.27 and layer1.28." in sentences.blocks(close)[0].text
@@ -117,7 +120,7 @@ def test_blocks_whose_intervals_reach_zero_cost_nothing_that_is_shown():
 
 def test_areas_are_compared_with_the_spread_of_random_orders():
     text = only(sentences.channel_areas(made.areas())).text
-    assert text.startswith("In 3 of 3 layers")
+    assert text.startswith("In 3 of 3 layers") and text.endswith("For other rankings: activation in 0.")
     weaker = [r | {"cross_entropy_area": 1.15} if r["ranking"] == "conductance" else r for r in made.areas()]
     assert only(sentences.channel_areas(weaker)).text.startswith("In 0 of 3 layers")
 
@@ -127,10 +130,25 @@ def test_no_ranking_is_said_to_beat_depth_unless_its_interval_does():
     said = "No ranking of the layers, ITE included, is shown to predict the loss of a block better than plain depth does."
     assert (sentence.text, sentence.kind) == (said, "unknown")
     assert "depth 0.90" in sentence.evidence and "4 scores tried" in sentence.evidence
+
+
+def test_a_score_beats_depth_only_with_the_interval_widened_for_all_that_were_tried():
     ahead = made.ranking("label_gain", 0.95, 0.7, representation="contrast")
-    sentence, _ = sentences.rankings((*made.rankings(), ahead))
+    sentence, _ = sentences.rankings((*made.rankings(), ahead | {"partial_lower": 0.5}))
     assert sentence.text == "Beyond depth, the loss of a block is predicted by label gain (contrast), of 5 scores tried."
-    assert sentence.kind == "found" and "1 chance in 40" in sentence.evidence
+    assert sentence.kind == "found" and "widened for 5 scores" in sentence.evidence
+    sentence, _ = sentences.rankings((*made.rankings(), ahead | {"partial_lower": 0.1}))
+    assert sentence.text.startswith("Whether any score predicts the loss of a block beyond depth is not shown: label gain")
+    assert sentence.kind == "unknown" and "1 chance in 40" in sentence.evidence
+
+
+@pytest.mark.parametrize(("correlation", "said"), [(0.8, "The later a layer lies"), (-0.8, "The earlier a layer lies")])
+def test_depth_itself_is_said_to_order_the_losses(correlation, said):
+    depth = made.ranking("depth", correlation, None, trivial=True)
+    sentence = only(depth_order((depth, depth | {"loss": "channels"})))
+    assert sentence.text.startswith(said)
+    assert sentence.text.endswith("the larger tends to be the loss of a block and the loss of half of a layer's channels.")
+    assert depth_order((made.ranking("depth", 0.05, None, trivial=True),)) == []
 
 
 def test_a_trivial_score_never_counts_as_beating_depth():
@@ -154,12 +172,19 @@ def test_scores_that_rank_as_depth_does_are_not_judged():
 )
 def test_ite_is_held_against_the_loss_with_its_sign(correlation, said, kind):
     _, sentence = sentences.rankings((made.ranking("ite", correlation, 0.0, representation="contrast"),))
-    assert sentence.text.startswith(said) and sentence.kind == kind
+    assert sentence.text.startswith(said) and sentence.kind == kind and "as depth does" not in sentence.text
+    channels = made.ranking("ite", correlation, 0.0, representation="contrast") | {"loss": "channels"}
+    *_, sentence = sentences.rankings((made.ranking("ite", correlation, 0.0, representation="contrast"), channels))
+    assert "the loss of a block and the loss of half of a layer's channels" in sentence.text
+    depth = made.ranking("depth", correlation, None, trivial=True)
+    _, sentence = sentences.rankings((made.ranking("ite", correlation, None, representation="contrast"), depth))
+    assert ("ranks the layers as depth does" in sentence.text) == (kind == "found")
 
 
 def test_checks_are_counted_and_contradictions_named():
     found = {sentence.text.split(" (")[0]: sentence for sentence in sentences.theory(made.theory())}
-    assert found["Data processing"].text.endswith("holds in 1, violated in 1 of 2 checks.")
+    assert "holds in 1, violated in 1 of 2 checks. That refutes no theorem" in found["Data processing"].text
+    assert found["Invariance"].text.endswith("holds in 1 of 1 check.")
     assert found["Data processing"].evidence == "by KDE and Probe; estimators disagree on data processing (label, activation)"
     assert [found[claim].kind for claim in ("Compression", "Sufficiency", "Invariance")] == ["unknown", "unknown", "found"]
 
@@ -174,6 +199,21 @@ def test_cautions_count_points_and_opposite_estimators():
         if record["input_estimator"] is None:
             record["label_information"] = 2 - record["label_information"]
     assert sum("Estimators disagree" in sentence.text for sentence in sentences.families(plane)) == 3
+
+
+def test_a_probe_that_reads_far_more_than_the_plane_shows_is_a_caution():
+    assert sentences.probed(made.plane()) == []
+    plane = [r if r["input_estimator"] else r | {"label_information": r["label_information"] + 0.5} for r in made.plane()]
+    sentence = only(sentences.probed(plane))
+    assert sentence.text.startswith("A linear classifier (Probe) reads") and "largest gain: KDE" in sentence.evidence
+    assert sentence.kind == "caution"
+    assert sentences.probed([record for record in plane if record["input_estimator"]]) == []
+
+
+def test_dependence_on_the_noise_is_a_caution():
+    sentence = only(sentences.of_noise(made.profile()))
+    assert "at noise 0.01 to 1. Verdicts" in sentence.text and sentence.kind == "caution"
+    assert sentences.of_noise(()) == []
 
 
 def test_what_was_not_measured_is_said():

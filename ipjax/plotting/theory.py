@@ -79,7 +79,11 @@ def _matrix(ax: Axes, theory: Sequence[Record], claims: Sequence[tuple[str, str]
         ax.text(x + 0.1, y + 0.2, f"{_signed(low)} to {_signed(high)}", ha="center", va="center", fontsize=6.5, color="0.25")
     ax.set_xlim(-0.5, len(columns) - 0.5)
     ax.set_ylim(len(claims) - 0.5, -0.5)
-    ax.set_yticks(range(len(claims)), [CLAIMS[claim].format(variable) for claim, variable in claims], fontsize=8)
+    ax.set_yticks(
+        range(len(claims)),
+        [CLAIMS[claim].format("image contrast" if variable == "contrast" else variable) for claim, variable in claims],
+        fontsize=8,
+    )
     ax.set_xticks(range(len(columns)), [estimator.split("(")[0] for _, estimator in columns], fontsize=8)
     ax.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ipjax.files import Record
-from ipjax.report.losses import blocks, channel_areas, rankings, theory
+from ipjax.report.losses import blocks, channel_areas, depth_order, rankings, theory
 from ipjax.report.run import RECORDS, Run
 from ipjax.report.words import (
     Sentence,
@@ -37,15 +37,18 @@ def summary(run: Run) -> list[Sentence]:
     """All that can be said of a run, findings first."""
     plane = run.plane
     found = [
+        *blocks(run.ablation),
+        *depth_order(run.rankings),
+        *rankings(run.rankings),
+        *channel_areas(run.areas),
         *(s for key in representations(plane) if key != "predicted" for s in label_course(of(plane, key))),
         *(s for key in representations(plane)[:1] for s in nuisance_course(of(plane, key))),
         *efficiency(plane),
         *leakage(plane),
-        *blocks(run.ablation),
-        *channel_areas(run.areas),
-        *rankings(run.rankings),
         *theory(run.theory),
         *cautions(plane),
+        *probed(plane),
+        *of_noise(run.profile),
         *families((*plane, *run.second)),
         *unknown(run),
     ]
@@ -77,9 +80,8 @@ def label_course(records: Sequence[Record]) -> list[Sentence]:
         text = f"Label information in {who} is not shown to change with depth: {start} {ends}."
     else:
         text = f"Label information in {who} {'rises' if value > 0 else 'falls'} from {start} {ends}{most}."
-    evidence = (
-        f"change {bits(value)} bits {interval_in_bits(lower, upper)}; shuffled labels give {_null(first)} and {_null(last)}"
-    )
+    text += f" Shuffled labels give {_null(first, 1)} and {_null(last, 1)}."
+    evidence = f"change {bits(value)} bits {interval_in_bits(lower, upper)}"
     steps = [(*change(a, b, "label"), a, b) for a, b in pairwise(records)]
     size, step_lower, step_upper, before, after = max(steps, key=lambda step: step[0])
     if len(records) > 2 and step_lower is not None and step_lower > 0:
@@ -106,7 +108,7 @@ def nuisance_course(records: Sequence[Record]) -> list[Sentence]:
         found.append((text, f"{nuisance(variable)}: {bits(value)} {interval_in_bits(lower, upper)}".rstrip()))
     if not found:
         return []
-    text = f"Of what does not decide the label, from {first['layer']} to {last['layer']} "
+    text = f"Information about what does not decide the label, from {first['layer']} to {last['layer']} "
     text += f"in {name(first['representation'])}, above the null: "
     return [
         Sentence(
@@ -133,6 +135,9 @@ def efficiency(plane: Sequence[Record]) -> list[Sentence]:
     if len(values) > 1:
         text += f"; smallest at {least}: {plain(values[least][0])}"
     evidence = [f"{best} {interval(*values[best][1:])}", f"{least} {interval(*values[least][1:])}"]
+    nulls = {r["layer"]: r["label_null"] / r["input_information"] for r in records if r.get("label_null") is not None}
+    if best in nulls and least in nulls:
+        evidence.append(f"shuffled labels give {plain(nulls[best])} and {plain(nulls[least])}")
     if ties:
         evidence.append(f"not told apart from {best}: {listed(ties)}")
     return [Sentence(text + ".", "; ".join(evidence), section="ite")]
@@ -152,10 +157,14 @@ def leakage(plane: Sequence[Record]) -> list[Sentence]:
             text = f"No leak of the target is shown {by}: the predicted class adds no label information beyond the interval."
         else:
             text = f"Choosing the predicted class as the target leaks the label: at {most['layer']} it adds "
-            text += f"{bits(most['leak'])} bits {by} that are not the layer's own."
+            text += f"{bits(most['leak'])} bits {by} to what the fixed contrast tells."
         parts = [interval_in_bits(most.get("leak_lower"), most.get("leak_upper"))]
         if most.get("leak_null") is not None:
             parts.append(f"a class at random gives {bits(most['leak_null'])} bits")
+        same = [
+            r for r in plane if r["layer"] == most["layer"] and r.get("leak") is not None and r["label_estimator"] != method
+        ]
+        parts += [f"there by {estimator(r['label_estimator'])}: {bits(r['leak'])} bits" for r in same]
         kind = "unknown" if most.get("leak_lower") is None else "found"
         found.append(Sentence(text, "; ".join(filter(None, parts)), kind, "leak"))
     return found
@@ -193,6 +202,50 @@ def cautions(plane: Sequence[Record]) -> list[Sentence]:
             Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers")
         )
     return found
+
+
+def probed(plane: Sequence[Record]) -> list[Sentence]:
+    """Where a linear classifier reads more of the label from the activations than the plane shows, and gains it elsewhere."""
+    key = next(iter(representations(plane)), None)
+    records = [
+        r for r in plane if r["representation"] == key and r["layer"] != "input" and r.get("label_information") is not None
+    ]
+    own = {r["layer"]: r for r in records if r.get("input_information") is not None}
+    probe = {r["layer"]: r for r in records if estimator(r["label_estimator"]) == "Probe" and r["layer"] in own}
+    if key is None or len(probe) < 3 or len(probe) != len(own):
+        return []
+    more = {layer: r["label_information"] - own[layer]["label_information"] for layer, r in probe.items()}
+    layer = max(more, key=lambda name: more[name])
+    if more[layer] < 0.1 * (own[layer].get("label_ceiling") or 0) or more[layer] <= 0:
+        return []
+    by = estimator(own[layer]["label_estimator"])
+    text = (
+        f"A linear classifier (Probe) reads {bits(probe[layer]['label_information'], 1)} bits of the label from {name(key)} of "
+    )
+    text += f"{layer}, where {by} shows {bits(own[layer]['label_information'], 1)}: "
+    text += "the planes show what passes through the noise, not all that a layer has."
+    gains = {}
+    for method, values in ((by, own), ("Probe", probe)):
+        ordered = sorted(values.values(), key=lambda r: r["depth"])
+        before, after = max(pairwise(ordered), key=lambda pair: pair[1]["label_information"] - pair[0]["label_information"])
+        gains[method] = f"{before['layer']} to {after['layer']}"
+    return [Sentence(text, f"largest gain: {'; '.join(f'{who} {where}' for who, where in gains.items())}", "caution", "layers")]
+
+
+def of_noise(profile: Sequence[Record]) -> list[Sentence]:
+    """How the last layer's label information depends on the noise, where the noise profile was measured."""
+    key = next(iter(representations(profile)), None)
+    records = [r for r in profile if r["representation"] == key and r.get("label_information") is not None]
+    last = [r for r in records if r["depth"] == max(record["depth"] for record in records)]
+    last.sort(key=lambda record: record["noise"])
+    if key is None or len(last) < 2:
+        return []
+    values = [r["label_information"] for r in last]
+    text = f"How many bits there are depends on the noise: of the label {name(key)} of {last[0]['layer']} tell "
+    text += f"{bits(max(values), 1)} to {bits(min(values), 1)} bits at noise {last[0]['noise']:g} to {last[-1]['noise']:g}. "
+    text += "Verdicts on absolute bits, such as sufficiency, are verdicts at one noise level."
+    evidence = "; ".join(f"noise {r['noise']:g}: {bits(r['label_information'])}" for r in last)
+    return [Sentence(text, evidence, "caution", "planes")]
 
 
 def families(plane: Sequence[Record]) -> list[Sentence]:
@@ -257,5 +310,5 @@ def _of(record: Record, digits: int) -> str:
     return interval_in_bits(record.get("label_interval_lower"), record.get("label_interval_upper"), digits)
 
 
-def _null(record: Record) -> str:
-    return bits(record.get("label_null"))
+def _null(record: Record, digits: int = 2) -> str:
+    return bits(record.get("label_null"), digits)
