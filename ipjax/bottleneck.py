@@ -32,7 +32,6 @@ SUFFICIENT = 0.95  # of H(Y)
 _ROUNDING = 1e-4  # nats: what estimates in single precision cannot tell apart
 _BITS = 1 / np.log(2)
 _OF_STEP = ("value", "lower", "upper", "simultaneous_lower", "simultaneous_upper")
-_DECIDED = ("holds", "violated")
 
 
 def check(plane: InformationPlane, before: Mapping[str, str | None]) -> tuple[Record, ...]:
@@ -118,36 +117,12 @@ def steps(plane: InformationPlane, before: Mapping[str, str | None]) -> tuple[Re
     return tuple(found)
 
 
-def where_estimators_disagree(records: Sequence[Record]) -> tuple[str, ...]:
-    """A sentence for each claim of `check` that holds by some of representations and estimators and is violated by others."""
-    claims: dict[tuple[str, str], list[Record]] = {}
+def disagreements(records: Sequence[Record]) -> tuple[tuple[str, str, str], ...]:
+    """Claim, variable and representation, among records of `check`, that one estimator finds to hold and another violated."""
+    verdicts: dict[tuple[str, str, str], set[str]] = {}
     for record in records:
-        if record["verdict"] in _DECIDED:
-            claims.setdefault((record["claim"], record["variable"]), []).append(record)
-    sentences = []
-    for (claim, variable), decided in claims.items():
-        if len({record["verdict"] for record in decided}) < 2:
-            continue
-        causes = [key for key in ("estimator", "representation") if _depends_on(key, decided)] or [
-            "estimator",
-            "representation",
-        ]
-        groups = []
-        for verdict in _DECIDED:
-            by: dict[str, list[str]] = {}
-            for record in decided:
-                if record["verdict"] == verdict:
-                    by.setdefault(record["representation"], []).append(_short(record["estimator"]))
-            listed = ", ".join(f"{name} ({', '.join(estimators)})" for name, estimators in by.items())
-            groups.append(f"{'it holds for' if verdict == 'holds' else 'it is violated for'} {listed}")
-        sentences.append(f"{_TITLES[claim](variable)} depends on the {' and the '.join(causes)}: {'; '.join(groups)}.")
-    return tuple(sentences)
-
-
-def _depends_on(key: str, decided: Sequence[Record]) -> bool:
-    """Whether verdicts differ where all but one of representation and estimator is the same."""
-    other = "representation" if key == "estimator" else "estimator"
-    return any(len({r["verdict"] for r in decided if r[other] == fixed}) > 1 for fixed in {r[other] for r in decided})
+        verdicts.setdefault((record["claim"], record["variable"], record["representation"]), set()).add(record["verdict"])
+    return tuple(key for key, found in verdicts.items() if {"holds", "violated"} <= found)
 
 
 def _groups(plane: InformationPlane) -> list[tuple[str, str, str, list[Record]]]:

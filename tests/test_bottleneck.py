@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ipjax import files, measure_plane
-from ipjax.bottleneck import check, steps, where_estimators_disagree
+from ipjax.bottleneck import check, disagreements, steps
 from ipjax.estimators import GaussianChannel, Probe
 from ipjax.information_plane import InformationPlane
 
@@ -228,24 +228,16 @@ def test_a_conductance_is_said_to_be_no_function_of_the_layer_before():
     assert found["sentence"].endswith("A conductance is no function of the layer before, so the theorem does not ask for it.")
 
 
-def test_where_estimators_disagree():
+def test_disagreements_are_between_estimators_of_one_representation():
     falls, rises = [4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 2.0, 3.0]
-    records = check(
+    both = check(
         plane(
-            *rows("KDE()", input=falls), *rows("Renyi()", input=rises), *rows("KDE()", representation="contrast", input=falls)
+            *rows("KDE()", input=falls), *rows("Renyi()", input=rises), *rows("KDE()", representation="contrast", input=rises)
         ),
         CHAIN,
     )
-    by_claim = where_estimators_disagree(records)
-    assert by_claim == (
-        "Data processing of input information depends on the estimator: it holds for activation (KDE), contrast (KDE); "
-        "it is violated for activation (Renyi).",
-        "Compression of the input depends on the estimator: it holds for activation (KDE), contrast (KDE); "
-        "it is violated for activation (Renyi).",
-    )
-    assert where_estimators_disagree([r for r in records if r["estimator"] == "KDE()"]) == ()
-    contrast = check(plane(*rows("KDE()", input=falls), *rows("KDE()", representation="contrast", input=rises)), CHAIN)
-    assert where_estimators_disagree(contrast)[1].startswith("Compression of the input depends on the representation: ")
+    assert disagreements(both) == (("data_processing", "input", "activation"), ("compression", "input", "activation"))
+    assert disagreements([record for record in both if record["estimator"] == "KDE()"]) == ()
 
 
 def test_records_come_back_from_a_file(tmp_path):

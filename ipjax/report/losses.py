@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from ipjax.bottleneck import disagreements
 from ipjax.files import Record
 from ipjax.report.words import (
     Sentence,
@@ -219,19 +220,11 @@ def theory(records: Sequence[Record]) -> list[Sentence]:
         )
         text += VIOLATED.get(claim, "") if counts["violated"] else ""
         parts = [f"by {listed(list(dict.fromkeys(estimator(r.get('estimator')) for r in checks)))}"]
-        parts += [f"estimators disagree on {listed(contradicted)}"] if (contradicted := disagreements(checks)) else []
+        split = [f"{claim.replace('_', ' ')} ({variable}, {kind})" for claim, variable, kind in disagreements(checks)]
+        parts += [f"estimators disagree on {listed(split)}"] if split else []
         kind = "found" if counts["holds"] + counts["violated"] else "unknown"
         found.append(Sentence(text, "; ".join(parts), kind, "theory"))
     return found
-
-
-def disagreements(records: Sequence[Record]) -> list[str]:
-    """Claims about a variable and representation that one estimator finds to hold and another violated."""
-    verdicts: dict[str, set[str]] = {}
-    for record in records:
-        key = f"{record['claim'].replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
-        verdicts.setdefault(key, set()).add(record["verdict"])
-    return [key for key, found in verdicts.items() if {"holds", "violated"} <= found]
 
 
 def _bounds(record: Record, key: str) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ipjax.bottleneck import disagreements
 from ipjax.channels import concentration
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 from ipjax.plotting.style import BITS
 from ipjax.report.charts import Chart
 from ipjax.report.loss_charts import signed
-from ipjax.report.losses import CLAIMS, disagreements
+from ipjax.report.losses import CLAIMS
 from ipjax.report.words import (
     FLAGS,
     bits,
@@ -208,7 +209,7 @@ def theory(records: Sequence[Record]) -> Table:
     for claim in dict.fromkeys(str(record["claim"]) for record in records):
         split = disagreements([record for record in records if record["claim"] == claim])
         for record in (record for record in records if record["claim"] == claim):
-            key = f"{claim.replace('_', ' ')} ({record.get('variable')}, {record['representation']})"
+            key = (claim, record["variable"], record["representation"])
             marks = (("estimators disagree", "One estimator finds this to hold, another violated."),) if key in split else ()
             verdict = record["verdict"]
             rows.append(
