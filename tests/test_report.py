@@ -147,6 +147,10 @@ def test_settings_without_which_values_do_not_compare_are_warned_of():
     ]
     assert len(texts) == 3
     assert dict(differing([first, second]))["seed"] == ["0", "1"]
+    plain = made.run("plain", config=made.CONFIG | {"clutter": 0.0})
+    cluttered = made.run("cluttered", config=made.CONFIG | {"clutter": 1.0})
+    (warning,) = warnings([plain, cluttered])
+    assert warning.text.startswith("The runs differ in clutter: other images carry other information")
     assert not warnings([first, made.run("third")])
     fewer = Run("fewer", lower(fewer, 0.5), config=made.CONFIG)
     texts = [sentence.text for sentence in sentences([first, fewer])]

@@ -26,6 +26,9 @@ DECISIVE = {
     "readout": "another readout gives the estimators other features",
     "num_samples": "estimates depend on the number of images",
     "data": "other images carry other information",
+    "clutter": "other images carry other information",
+    "resize": "images of another scale carry other information",
+    "crop": "images of another size carry other information",
     "label_estimator": "another estimator estimates another quantity",
 }
 
