@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from ipjax import files
 from ipjax.plotting.style import COLOURS
 from ipjax.report import Run, build, charts, compare, loss_charts
 from ipjax.report.comparison import accuracy, common, differing, sentences, warnings
 from ipjax.report.page import _asset
+from ipjax.report.run import RECORDS
 from tests import report_records as made
 
 SECTIONS = ("summary", "planes", "kept", "ite", "layers", "leak", "ablation", "rankings", "theory", "attribution", "channels")
@@ -103,6 +105,20 @@ def test_a_damaged_file_is_named(tmp_path, name):
     folder = made.write(tmp_path / "run")
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        Run.load(folder)
+
+
+def test_a_damaged_picture_can_be_passed_over(tmp_path):
+    folder = made.write(tmp_path / "run")
+    (folder / "attribution.png").write_bytes(b"no picture")
+    assert not Run.load(folder, pictures=False).pictures
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS.values() if name != "second.npz"])
+def test_a_file_of_other_records_is_named(tmp_path, name):
+    folder = made.write(tmp_path / "run")
+    files.save([{"layer": "one", "value": 1.0}], folder / name)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} holds other records: expected a column"):
         Run.load(folder)
 
 
