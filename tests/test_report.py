@@ -173,6 +173,21 @@ def test_settings_without_which_values_do_not_compare_are_warned_of():
     assert any(text.endswith("which what does not compare in their settings may explain.") for text in texts)
 
 
+@pytest.mark.parametrize(("setting", "value", "of_accuracy"), [("layers", ["one"], True), ("clutter", 0.0, False)])
+def test_losses_and_accuracy_of_other_layers_and_images_are_told_with_care(setting, value, of_accuracy):
+    """That of other layers is the same accuracy, that of other images is not; both are other blocks' losses."""
+    costly = tuple(r | {key: r[key] + 5 for key in ("loss", "loss_lower", "loss_upper")} for r in made.run().ablation)
+    first = made.run("first", config=made.CONFIG | {"clutter": 1.0}, environment={"accuracy": 0.97})
+    second = made.run("second", config=first.config | {setting: value}, environment={"accuracy": 0.5}, ablation=costly)
+    texts = [sentence.text for sentence in sentences([first, second])]
+    (loss,), (accurate,) = ([t for t in texts if t.startswith(start)] for start in ("Largest loss", "Accuracy"))
+    assert loss == (
+        "Largest loss by a single block is highest in second and lowest in first, beyond the intervals, "
+        "which what does not compare in their settings may explain."
+    )
+    assert accurate.endswith("beyond the intervals.") == of_accuracy
+
+
 def test_runs_with_nothing_in_common_are_refused():
     first = Run("first", tuple(r for r in made.plane() if r["representation"] == "activation"))
     second = Run("second", tuple(r for r in made.plane() if r["representation"] == "contrast"))
