@@ -68,8 +68,8 @@ def check(plane: InformationPlane, before: Mapping[str, str | None]) -> tuple[Re
     estimator whose I(X; C) is below 95 % of H(Y), which could not reach it. An estimator of the label alone is asked about
     the label alone.
 
-    **Raises:** `ValueError` where a layer is not in `before`, where a layer has several records of one representation and
-    estimator, and where they were not measured on the same halves.
+    **Raises:** `ValueError` where a layer is not in `before` or comes before itself, where a layer has several records of one
+    representation and estimator, and where they were not measured on the same halves.
     """
     found = []
     every = steps(plane, before)
@@ -170,7 +170,11 @@ def _groups(plane: InformationPlane) -> list[tuple[str, str, str, list[Record]]]
 
 def _nearest(layer: str, before: Mapping[str, str | None], present: Mapping[str, Record]) -> str | None:
     at: str | None = layer
+    passed = set()
     while at is not None:
+        if at in passed:
+            raise ValueError(f"before: {at!r} comes before itself; use ipjax.graph.dominators(net, x, layers)")
+        passed.add(at)
         if at not in before:
             raise ValueError(
                 f"before: expected every layer of the plane, {at!r} is missing; use ipjax.graph.dominators(net, x, layers)"

@@ -265,6 +265,11 @@ def test_layers_that_the_graph_lacks_are_refused():
         check(plane(*rows(input=[1.0] * 4)), {"input": None, "a": "input", "b": "a"})
 
 
+def test_a_layer_before_itself_is_refused():
+    with pytest.raises(ValueError, match="'left out' comes before itself"):
+        check(plane(*rows(input=[1.0] * 4)), {"input": None, "a": "left out", "left out": "left out", "b": "a", "c": "b"})
+
+
 def test_planes_that_cannot_be_compared_are_refused():
     with pytest.raises(
         ValueError, match="expected one record a layer, got several of the input information of activation by KDE"

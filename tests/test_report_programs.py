@@ -26,6 +26,7 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path, capsys):
 
 def test_compare_writes_one_page_and_warns(tmp_path, capsys):
     folders = (made.write(tmp_path / "a"), made.write(tmp_path / "b", config=made.CONFIG | {"readout": "channel"}))
+    (folders[0] / "attribution.png").write_bytes(b"no picture, and none is shown")
     page = compare.main(compare.Config(folders, tmp_path / "both.html"))
     assert "The runs differ in readout" in page.read_text()
     assert "The runs differ in readout" in capsys.readouterr().err
