@@ -30,7 +30,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Writes the page; returns its path."""
-    runs = [Run.load(folder) for folder in config.runs]
+    runs = [Run.load(folder, pictures=False) for folder in config.runs]
     repeated = Counter(run.name for run in runs)  # folders of one name in several places
     runs = [
         replace(run, name=str(path)) if repeated[run.name] > 1 else run for run, path in zip(runs, config.runs, strict=True)

@@ -41,10 +41,12 @@ def measure_ablation(net: ipjax.Network, data: Selection, features: Features, co
     half of those of every other layer. Means and rankings are made of one half of the images, losses measured on the other."""
 
     def measured() -> Records:
+        layers = [name for name in features.names if name != "input"]
+        if not layers:
+            return ()
         half = min(len(features.positions) // 2, ABLATED)
         index = data.index[features.positions[: 2 * half]]
         x, labels = _images(net, data, index, config.num_workers), np.asarray(data.images.labels)[index]
-        layers = [name for name in features.names if name != "input"]
         ranked = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, RANKED).round().astype(int))]
         branches = {block: end for block, end in ablation.residual_branches(net, x[:1]).items() if block in layers}
         means = ablation.means(net, x[:half], [*layers, *branches.values()])

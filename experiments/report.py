@@ -27,7 +27,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Writes the figures and report.html into the run's folder; returns the page's path."""
-    Run.load(config.run)  # whose errors say more than the figures'
+    Run.load(config.run, pictures=False)  # whose errors say more than the figures'; damaged pictures are drawn again
     try:
         draw(config.run)
     except FileNotFoundError as error:

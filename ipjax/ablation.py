@@ -220,19 +220,23 @@ class _Ablated:
     def of(net: Network, x: Images, labels: ArrayLike, means: Mapping[str, Array], images_at_once: int) -> _Ablated:
         y = np.asarray(labels)
         num_classes = net.logits_shape(x[:1]).shape[1]
+        if not len(x):
+            raise ValueError("x: expected at least 2 images, got 0")
         if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
             raise ValueError(f"labels: expected {len(x)} integers, one an image, got {y.dtype} of shape {list(y.shape)}")
         if y.min() < 0 or y.max() >= num_classes:
             raise ValueError(f"labels: expected the network's classes, 0 to {num_classes - 1}, got {y.min()} to {y.max()}")
         shapes = net.layer_shapes(x[:1])
         for name in net.layers(x[:1], tuple(means)):
-            if means[name].shape != shapes[name].shape[1:]:
-                expected, got = list(shapes[name].shape[1:]), list(means[name].shape)
+            expected, got = list(shapes[name].shape[1:]), list(np.shape(means[name]))
+            if not expected:
+                raise ValueError(f"means of layer {name!r}: it has no channels, one number an image; leave it out")
+            if got != expected:
                 raise ValueError(
                     f"means of layer {name!r}: expected shape {expected}, got {got}; make them with ablation.means"
                 )
         parts = tuple((*rows, count) for rows, count in blocks(x, y, images_at_once=images_at_once))
-        return _Ablated(net, parts, dict(means))
+        return _Ablated(net, parts, {name: jnp.asarray(values) for name, values in means.items()})
 
     def num_channels(self, name: str) -> int:
         if name not in self.means:
@@ -302,7 +306,7 @@ def _rankings(name: str, channels: int, scores: Mapping[str, ByLayer]) -> dict[s
     for ranking, layers in scores.items():
         if name not in layers:
             raise KeyError(f"scores: {ranking!r} has no layer {name!r}, only {', '.join(layers)}")
-        score = np.asarray(layers[name])
+        score = np.asarray(layers[name], np.float64)  # unsigned integers have no negatives to sort by
         if score.shape != (channels,) or not np.isfinite(score).all():
             raise ValueError(f"scores: expected {channels} finite numbers of layer {name!r} by {ranking!r}, got {score}")
         best[ranking] = np.argsort(-score, kind="stable")

@@ -148,8 +148,10 @@ def typical(
         raise ValueError(f'kind: expected "most typical" or "least typical", got {kind!r}')
     if per_class < 1:
         raise ValueError(f"per_class: expected at least 1, got {per_class}")
-    chosen = []
-    for label in np.unique(y) if classes is None else classes:
+    chosen, asked = [], np.unique(y).tolist() if classes is None else list(classes)
+    if not asked:
+        raise ValueError("labels, classes: expected at least one class, got none")
+    for label in asked:
         members = np.flatnonzero(y == label)
         if len(members) < per_class:
             raise ValueError(

@@ -64,12 +64,12 @@ def check(plane: InformationPlane, before: Mapping[str, str | None]) -> tuple[Re
         information above its null where the null was measured.
 
     Withheld, with the reason in the sentence: without halves; where the axis of the input is saturated or an estimate exceeds
-    its ceiling, at the layers in question; sufficiency and invariance of what is within its null; sufficiency by an
-    estimator whose I(X; C) is below 95 % of H(Y), which could not reach it. An estimator of the label alone is asked about
-    the label alone.
+    its ceiling, at the layers in question; sufficiency and invariance of what is within its null, and a step between two layers
+    within theirs, whose estimates differ by their bias alone; sufficiency by an estimator whose I(X; C) is below 95 % of H(Y),
+    which could not reach it. An estimator of the label alone is asked about the label alone.
 
-    **Raises:** `ValueError` where a layer is not in `before`, where a layer has several records of one representation and
-    estimator, and where they were not measured on the same halves.
+    **Raises:** `ValueError` where a layer is not in `before` or comes before itself, where a layer has several records of one
+    representation and estimator, and where they were not measured on the same halves.
     """
     found = []
     every = steps(plane, before)
@@ -146,7 +146,11 @@ def _groups(plane: InformationPlane) -> list[tuple[str, str, str, list[Record]]]
 
 def _nearest(layer: str, before: Mapping[str, str | None], present: Mapping[str, Record]) -> str | None:
     at: str | None = layer
+    passed = set()
     while at is not None:
+        if at in passed:
+            raise ValueError(f"before: {at!r} comes before itself; use ipjax.graph.dominators(net, x, layers)")
+        passed.add(at)
         if at not in before:
             raise ValueError(
                 f"before: expected every layer of the plane, {at!r} is missing; use ipjax.graph.dominators(net, x, layers)"
@@ -159,6 +163,8 @@ def _nearest(layer: str, before: Mapping[str, str | None], present: Mapping[str,
 
 def _step(first: Record, row: Record, variable: str, num_steps: int) -> Record:
     reason = _unusable(first, variable) or _unusable(row, variable)
+    if reason is None and _within_null(first, variable) and _within_null(row, variable):
+        reason = f"it is within its null at {first['layer']} and at {row['layer']}"
     if reason:
         return dict.fromkeys(_OF_STEP) | {"verdict": "withheld", "withheld": reason}
     value = row[f"{variable}_information"] - first[f"{variable}_information"]

@@ -38,7 +38,7 @@ def dominators(net: Network, x: Input, layers: Layers = None) -> dict[str, str |
 
     **Returns** layer -> layer, in forward order.
 
-    **Raises:** as `Network.layers` does.
+    **Raises:** as `Network.layers` does; `ValueError` for layers inside loops or conditionals.
     """
     chosen = net.layers(x, layers)
 
@@ -50,6 +50,10 @@ def dominators(net: Network, x: Input, layers: Layers = None) -> dict[str, str |
     of_input: list[Passed] = [frozenset()] * len(jax.tree.leaves(x))
     passed: dict[str, Passed] = {}
     _follow(program.jaxpr, [*of_parameters, *of_input], passed)
+    if inside := [layer for layer in chosen if layer not in passed]:
+        raise ValueError(
+            f"layers inside loops or conditionals have no place in the graph: {', '.join(inside)}; tap them outside"
+        )
     return {layer: _nearest((passed[layer] or frozenset()) & {*chosen} - {layer}, passed) for layer in chosen}
 
 

@@ -126,18 +126,18 @@ def rank_correlations(
 ) -> tuple[Record, ...]:
     """How well each score ranks the layers by what the network loses without them.
 
-        **Arguments:**
+    **Arguments:**
 
-        - `losses`: kind -> layer -> loss, see `layer_losses`. Kinds without layers are left out.
-        - `scores`: see `layer_scores`. Layers without a value, or without a loss, are left out.
-        - `depth`: layer -> its place in the network.
+    - `losses`: kind -> layer -> loss, see `layer_losses`. Kinds without layers are left out.
+    - `scores`: see `layer_scores`. Layers without a value, or without a loss, are left out.
+    - `depth`: layer -> its place in the network.
 
-        **Returns** a record a loss and score: `loss`, `score`, `representation`, `trivial`, `correlation` and `partial`
+    **Returns** a record a loss and score: `loss`, `score`, `representation`, `trivial`, `correlation` and `partial`
     (beyond depth), each with `_lower` and `_upper`, `num_layers`, `verdict` (one of `VERDICTS`) and `sentence`. The partial
     correlation is `None` where the loss or the score ranks the layers exactly as depth does. Of fewer than 5 layers all are
     `None`. A correlation of ±1, whose z is infinite, gets the interval of one with two neighbours in exchanged places.
 
-    **Raises:** `KeyError` for a layer without depth.
+    **Raises:** `KeyError` for a layer without depth, `ValueError` for a NaN, which has no rank.
     """
     unknown = [layer for by_layer in losses.values() for layer in by_layer if layer not in depth]
     if unknown:
@@ -147,6 +147,11 @@ def rank_correlations(
         for score in scores if by_layer else ():
             layers = [layer for layer in by_layer if score.values.get(layer) is not None]
             columns = [np.array([values[layer] for layer in layers], float) for values in (by_layer, score.values, depth)]
+            if where := [layer for layer, *values in zip(layers, *columns, strict=True) if np.isnan(values).any()]:
+                raise ValueError(
+                    f"{kind} and {title(score.name, score.representation)}: expected numbers, found NaN at {', '.join(where)}; "
+                    "give None where a score is withheld"
+                )
             record: Record = {"loss": kind, "score": score.name, "representation": score.representation}
             record |= {"trivial": score.trivial, **_correlations(*columns), "num_layers": len(layers)}
             record["verdict"] = _verdict(record)

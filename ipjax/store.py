@@ -124,6 +124,8 @@ def explained(failed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error.__cause__, OSError):  # explained already
+            raise
         raise OSError(
             f"{failed}: {error.strerror or error}; finished shards are kept: mend this and start again with the same folder"
         ) from error

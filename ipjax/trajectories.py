@@ -32,10 +32,11 @@ def compression(records: Sequence[Record]) -> tuple[Record, ...]:
         checkpoint to there. `last`: at the end.
     - `drop`: largest - last, with `drop_lower`, `drop_upper`, its 95 % interval (Student's t over the seeds; `None` for one).
     - `verdict`: `"compresses"` where the interval lies above 5 % of the largest value, `"does not compress"` where it lies
-        below, else `"undecided"`; `"withheld"` where most seeds end saturated: a fall could not be seen.
+        below, else `"undecided"`, as for a single checkpoint; `"withheld"` where most seeds end saturated: a fall could not be
+        seen.
     - `sentence`: the same in words and bits.
 
-    **Raises:** `ValueError` for no records, or where seeds were not measured at the same epochs.
+    **Raises:** `ValueError` for no records, numbers that are not finite, or where seeds were not measured at the same epochs.
     """
     if not records:
         raise ValueError("records: expected at least one, got none")
@@ -64,18 +65,21 @@ def by_seed(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray
 
 def _of_layer(rows: list[Record]) -> Record:
     epochs, values = by_seed(rows, "input_information")
+    if not np.isfinite(values).all():
+        who = f"{rows[0]['representation']} of {rows[0]['layer']} by {rows[0]['estimator']}"
+        raise ValueError(f"records: expected finite numbers as input_information, {who} has others; leave the layer out")
     _, saturated = by_seed(rows, "input_saturated")
     peak, largest = np.argmax(values, axis=1), np.max(values, axis=1)
     drops = largest - values[:, -1]
     drop, margin = float(np.mean(drops)), None
     if len(drops) > 1:
         margin = float(stats.t.ppf(0.975, len(drops) - 1) * np.std(drops, ddof=1) / np.sqrt(len(drops)))
-    least = _LEAST_DROP * float(np.mean(largest))
+    least = _LEAST_DROP * max(0.0, float(np.mean(largest)))
     if np.mean(saturated[:, -1]) > 0.5:
         verdict = "withheld"
     elif margin is not None and drop - margin > least:
         verdict = "compresses"
-    elif margin is not None and drop + margin < least:
+    elif margin is not None and drop + margin < least and len(epochs) > 1:
         verdict = "does not compress"
     else:
         verdict = "undecided"

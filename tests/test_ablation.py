@@ -255,3 +255,29 @@ def test_errors_say_what_to_do(net, images):
         ablation.evaluate(net, x, labels, means, {}, images_at_once=0)
     with pytest.raises(ValueError, match="expected at least 2 images, got 1"):
         ablation.means(net, x[:1], ("stem",))
+
+
+def test_scores_of_any_type_rank_the_largest_first(net, images):
+    x, labels = images
+    means = ablation.means(net, x, ("stem",))
+    values = np.arange(CHANNELS)
+    found = [
+        ablation.channel_curves(net, x, labels, means, ("stem",), {"own": {"stem": values.astype(kind)}}, repeats=0)
+        for kind in (np.float32, np.uint8)
+    ]
+    assert found[0] == found[1]
+
+
+def test_means_may_be_lists_and_need_channels(net, images):
+    x, labels = images
+    means = ablation.means(net, x, ("stem",))
+    listed = {name: np.asarray(value).tolist() for name, value in means.items()}
+    removed = {"stem": np.ones(CHANNELS, bool)}
+    expected, found = (ablation.evaluate(net, x, labels, given, removed) for given in (means, listed))
+    np.testing.assert_array_equal(expected.cross_entropy, found.cross_entropy)
+    total = ipjax.from_function(lambda params, x, tap: x @ params + 0 * tap("sum", x.sum(axis=1))[:, None], jnp.eye(CLASSES))
+    rows = np.ones((4, CLASSES), np.float32)
+    with pytest.raises(ValueError, match="no channels"):
+        ablation.evaluate(total, rows, np.arange(4), ablation.means(total, rows, ("sum",)), {})
+    with pytest.raises(ValueError, match="at least 2 images, got 0"):
+        ablation.evaluate(net, x[:0], labels[:0], means, {})

@@ -134,6 +134,7 @@ def test_typical_images_of_equal_distance_come_by_position():
         (np.zeros((4, 2)), np.zeros(4), {"per_class": 5}, "expected at least 5 images, got 4"),
         (np.zeros((4, 2)), np.zeros(4), {"classes": [7]}, "class 7: expected at least 1 images, got 0"),
         (np.zeros((4, 2)), np.zeros(4), {"per_class": 0}, "per_class: expected at least 1"),
+        (np.zeros((4, 2)), np.zeros(4), {"classes": []}, "expected at least one class, got none"),
     ],
 )
 def test_typical_refuses(features, labels, settings, message):

@@ -7,7 +7,7 @@ from scipy import stats
 
 from ipjax import files, measure_plane
 from ipjax.bottleneck import check, disagreements, steps
-from ipjax.estimators import GaussianChannel, Probe
+from ipjax.estimators import KDE, GaussianChannel, Probe
 from ipjax.information_plane import InformationPlane
 
 WAVE = np.array([-1.0, 0.0, 1.0])  # standard deviation 1
@@ -118,6 +118,20 @@ def test_the_step_that_decides_is_one_that_violates():
     found = claim(rows(input=([4.0, 1.0, 1.5, 2.5], [0.0, 0.0, 0.0, 1.0])), "data_processing")  # b -> c rises more, by chance
     assert (found["verdict"], found["value"], found["before"], found["layer"]) == ("violated", 0.5, "a", "b")
     assert (found["num_violated"], found["num_undecided"]) == (1, 1)
+
+
+def test_steps_between_layers_within_their_nulls_are_withheld():
+    """Estimates of nothing rise with the number of features, by their bias."""
+    rng = np.random.default_rng(0)
+    layers = {f"of {d}": rng.normal(size=(100, d)).astype(np.float32) for d in (1, 2, 5)}
+    labels = rng.integers(5, size=100)
+    measured = measure_plane(layers, labels, input_information=None, label_information=KDE(0.1))
+    assert measured.records[2]["label_information"] > measured.records[0]["label_information"] + 0.1
+    found, _ = check(measured, {"of 1": None, "of 2": "of 1", "of 5": "of 2"})
+    assert (found["claim"], found["verdict"], found["num_withheld"]) == ("data_processing", "withheld", 2)
+    assert "within its null at of 1 and at of 2" in found["sentence"]
+    risen = claim(rows(label=[0.1, 0.1, 0.9, 0.9]), "data_processing", "label")
+    assert (risen["verdict"], risen["num_withheld"], risen["layer"]) == ("violated", 1, "b")
 
 
 def test_layers_are_taken_in_the_order_of_their_depth():
@@ -255,6 +269,11 @@ def test_layers_that_the_graph_lacks_are_refused():
         ValueError, match=r"before: expected every layer of the plane, 'c' is missing; use ipjax\.graph\.dominators"
     ):
         check(plane(*rows(input=[1.0] * 4)), {"input": None, "a": "input", "b": "a"})
+
+
+def test_a_layer_before_itself_is_refused():
+    with pytest.raises(ValueError, match="'left out' comes before itself"):
+        check(plane(*rows(input=[1.0] * 4)), {"input": None, "a": "left out", "left out": "left out", "b": "a", "c": "b"})
 
 
 def test_planes_that_cannot_be_compared_are_refused():

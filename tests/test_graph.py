@@ -172,3 +172,11 @@ def test_an_nnx_module():
 def test_unknown_layers_are_refused(resnet):
     with pytest.raises(KeyError, match=r"no layer 'layer1\.9'"):
         dominators(resnet, np.zeros((1, 16, 16, 3), np.float32), ["layer1.9"])
+
+
+def test_layers_inside_loops_are_refused():
+    def apply(params, x, tap):
+        return jax.lax.scan(lambda h, _: (tap("inside", jnp.tanh(h)), None), x @ params, None, length=3)[0]
+
+    with pytest.raises(ValueError, match="no place in the graph: inside"):
+        dominators(ipjax.from_function(apply, jnp.eye(3)), np.ones((2, 3), np.float32))

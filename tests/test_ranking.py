@@ -134,3 +134,10 @@ def test_scores_from_a_plane():
     assert skipping["label_gain"].values == pytest.approx({"c": 0.2})
     with pytest.raises(ValueError, match="expected one record of layer 'a' and 'contrast', got several"):
         layer_scores([*plane, plane[0]], **arguments)
+
+
+def test_nan_has_no_rank():
+    score = by_layer(np.arange(N)) | {"layer3": np.nan}
+    with pytest.raises(ValueError, match="NaN at layer3; give None"):
+        one(np.arange(N), score)
+    assert one(np.arange(N), score | {"layer3": None})["num_layers"] == N - 1

@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from ipjax import files
 from ipjax.plotting.style import COLOURS
 from ipjax.report import Run, build, charts, compare, loss_charts
 from ipjax.report.comparison import accuracy, common, differing, sentences, warnings
 from ipjax.report.page import _asset
+from ipjax.report.run import RECORDS
 from tests import report_records as made
 
 SECTIONS = ("summary", "planes", "kept", "ite", "layers", "leak", "ablation", "rankings", "theory", "attribution", "channels")
@@ -106,6 +108,20 @@ def test_a_damaged_file_is_named(tmp_path, name):
         Run.load(folder)
 
 
+def test_a_damaged_picture_can_be_passed_over(tmp_path):
+    folder = made.write(tmp_path / "run")
+    (folder / "attribution.png").write_bytes(b"no picture")
+    assert not Run.load(folder, pictures=False).pictures
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS.values() if name != "second.npz"])
+def test_a_file_of_other_records_is_named(tmp_path, name):
+    folder = made.write(tmp_path / "run")
+    files.save([{"layer": "one", "value": 1.0}], folder / name)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} holds other records: expected a column"):
+        Run.load(folder)
+
+
 def test_a_run_without_label_information_is_refused():
     with pytest.raises(ValueError, match="label information"):
         Run("empty", ())
@@ -147,10 +163,29 @@ def test_settings_without_which_values_do_not_compare_are_warned_of():
     ]
     assert len(texts) == 3
     assert dict(differing([first, second]))["seed"] == ["0", "1"]
+    plain = made.run("plain", config=made.CONFIG | {"clutter": 0.0})
+    cluttered = made.run("cluttered", config=made.CONFIG | {"clutter": 1.0})
+    (warning,) = warnings([plain, cluttered])
+    assert warning.text.startswith("The runs differ in clutter: other images carry other information")
     assert not warnings([first, made.run("third")])
     fewer = Run("fewer", lower(fewer, 0.5), config=made.CONFIG)
     texts = [sentence.text for sentence in sentences([first, fewer])]
     assert any(text.endswith("which what does not compare in their settings may explain.") for text in texts)
+
+
+@pytest.mark.parametrize(("setting", "value", "of_accuracy"), [("layers", ["one"], True), ("clutter", 0.0, False)])
+def test_losses_and_accuracy_of_other_layers_and_images_are_told_with_care(setting, value, of_accuracy):
+    """That of other layers is the same accuracy, that of other images is not; both are other blocks' losses."""
+    costly = tuple(r | {key: r[key] + 5 for key in ("loss", "loss_lower", "loss_upper")} for r in made.run().ablation)
+    first = made.run("first", config=made.CONFIG | {"clutter": 1.0}, environment={"accuracy": 0.97})
+    second = made.run("second", config=first.config | {setting: value}, environment={"accuracy": 0.5}, ablation=costly)
+    texts = [sentence.text for sentence in sentences([first, second])]
+    (loss,), (accurate,) = ([t for t in texts if t.startswith(start)] for start in ("Largest loss", "Accuracy"))
+    assert loss == (
+        "Largest loss by a single block is highest in second and lowest in first, beyond the intervals, "
+        "which what does not compare in their settings may explain."
+    )
+    assert accurate.endswith("beyond the intervals.") == of_accuracy
 
 
 def test_runs_with_nothing_in_common_are_refused():

@@ -58,7 +58,11 @@ def test_ends_within_their_nulls_tell_nothing():
 
 
 def test_a_single_layer_has_no_course():
-    assert "avgpool hold 2.0 bits" in only(sentences.label_course([made.layer("activation", "avgpool", 0, 2 * LN2, 4.0)])).text
+    sentence = only(sentences.label_course([made.layer("activation", "avgpool", 0, 2 * LN2, 4.0)]))
+    assert (sentence.text, sentence.kind) == ("Label information in the activations is 2.0 bits at avgpool.", "found")
+    sentence = only(sentences.label_course([made.layer("activation", "avgpool", 0, 0.1 * LN2, 4.0)]))
+    assert sentence.text == "Label information in the activations is not shown at avgpool: shuffled labels give as much."
+    assert sentence.kind == "unknown"
 
 
 def test_nuisances_are_judged_above_their_null():

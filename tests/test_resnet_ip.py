@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import ipjax
+from experiments.evidence import measure_ablation
 from experiments.resnet_ip import main
 from experiments.runner import Config
 from experiments.selection import preprocessing_of, select
@@ -272,3 +274,8 @@ def test_figures_of_a_plane_without_nuisances_nulls_or_intervals():
     assert set(drawn) == set(FIGURES)
     for figure in drawn.values():
         figure.draw_without_rendering()
+
+
+def test_the_input_alone_has_nothing_to_knock_out():
+    features = SimpleNamespace(positions=np.arange(60), names=("input",))
+    assert measure_ablation(None, None, features, Config(), lambda name, measure: measure()) == ()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ipjax.store import Shard, Store, shards
+from ipjax.store import Shard, Store, explained, shards
 
 SETTINGS = {"weights": "0123", "layers": ("conv1", "fc"), "num_steps": 8}
 
@@ -152,3 +152,9 @@ def on_a_disk_of(size, folder, command):
     if not possible:
         pytest.skip("needs a mount namespace")
     return subprocess.run([*enter, mount, "sh", *command], capture_output=True, text=True)
+
+
+def test_an_error_is_explained_once():
+    with pytest.raises(OSError, match="shards are kept") as raised, explained("outer"), explained("inner"):
+        raise OSError(28, "No space left on device")
+    assert str(raised.value).startswith("inner: No space left on device") and str(raised.value).count("kept") == 1

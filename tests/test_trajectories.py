@@ -88,3 +88,18 @@ def test_seeds_measured_at_different_epochs_are_refused():
         compression(trajectories([[1, 2, 4, 3]] * 2)[:-1])
     with pytest.raises(ValueError, match="records: expected at least one, got none"):
         compression([])
+
+
+def test_a_single_checkpoint_shows_no_fall_nor_its_absence():
+    (found,) = compression([record for record in trajectories([[1, 2, 3, 4]] * 3) if record["epoch"] == 0])
+    assert found["drop"] == 0 and found["verdict"] == "undecided"
+
+
+def test_no_share_of_a_value_below_zero():
+    falls = compression(trajectories([[-2, -1, -1, -1.001], [-2, -1, -1, -0.999], [-2, -1, -1, -1]]))
+    assert falls[0]["verdict"] == "undecided"
+
+
+def test_values_that_are_not_finite():
+    with pytest.raises(ValueError, match=r"finite numbers as input_information, activation of hidden\.0 by binned"):
+        compression(trajectories([[1, math.nan, 2, 1]]))

@@ -26,8 +26,14 @@ DECISIVE = {
     "readout": "another readout gives the estimators other features",
     "num_samples": "estimates depend on the number of images",
     "data": "other images carry other information",
+    "clutter": "other images carry other information",
+    "resize": "images of another scale carry other information",
+    "crop": "images of another size carry other information",
+    "layers": "what is last or largest is so among the layers that were measured",
     "label_estimator": "another estimator estimates another quantity",
 }
+_OF_IMAGES = {"data", "clutter", "resize", "crop"}
+_MATTER = {"ablation": _OF_IMAGES | {"layers"}, "settings": _OF_IMAGES}  # which of these a section depends on, else all
 
 
 def common(runs: Sequence[Run]) -> list[str]:
@@ -49,38 +55,42 @@ def common(runs: Sequence[Run]) -> list[str]:
 
 def sentences(runs: Sequence[Run]) -> list[Sentence]:
     """Warnings first; then for each quantity whether the runs differ beyond their intervals."""
-    found = warnings(runs)
-    alike = not found
+    found, differ = warnings(runs), _different(runs)
     for key in common(runs):
         values = {run.name: _label(run, key, -1) for run in runs}
-        found.append(_differ(f"label information at the last layer ({title(key)})", values, "bits", "planes", alike))
+        found.append(_differ(f"label information at the last layer ({title(key)})", values, "bits", "planes", not differ))
     for what, section, unit, values in (
         ("largest ITE (contrast)", "ite", "", {run.name: _best(run, "ite", "contrast") for run in runs}),
         ("largest leak of the target", "leak", "bits", {run.name: _best(run, "leak", "predicted", True) for run in runs}),
         ("largest loss by a single block", "ablation", "bits", {run.name: _loss(run) for run in runs}),
         ("accuracy", "settings", "", {run.name: accuracy(run) for run in runs}),
     ):
-        found.append(_differ(what, values, unit, section, alike or section in ("ablation", "settings")))
+        found.append(_differ(what, values, unit, section, not _MATTER.get(section, set(DECISIVE)) & set(differ)))
     return found
 
 
 def warnings(runs: Sequence[Run]) -> list[Sentence]:
     """Settings that differ and without which values do not compare."""
     found = []
-    for key, why in DECISIVE.items():
-        values = {run.name: _setting(run, key) for run in runs}
-        if len(set(values.values())) > 1:
-            what = "the number of images" if key == "num_samples" else key.replace("_", " ")
-            text = f"The runs differ in {what}: {why}, so values do not compare."
-            found.append(Sentence(text, "; ".join(f"{name}: {value}" for name, value in values.items()), "caution", "settings"))
+    for key, values in _different(runs).items():
+        what = "the number of images" if key == "num_samples" else key.replace("_", " ")
+        text = f"The runs differ in {what}: {DECISIVE[key]}, so values do not compare."
+        found.append(Sentence(text, "; ".join(f"{name}: {value}" for name, value in values.items()), "caution", "settings"))
     return found
+
+
+def _different(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Decisive setting -> run -> its value, of the settings that are not the same in all runs."""
+    every = {key: {run.name: _setting(run, key) for run in runs} for key in DECISIVE}
+    return {key: values for key, values in every.items() if len(set(values.values())) > 1}
 
 
 def _setting(run: Run, key: str) -> str:
     if key in run.plane[0]:
         estimators = dict.fromkeys(str(r[key]) for r in run.plane if r.get("input_information") is not None)
         return ", ".join(estimators)
-    return str(run.config.get(key))
+    value = run.config.get(key)
+    return "default" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _differ(what: str, values: Mapping[str, _Value | None], unit: str, section: str, alike: bool) -> Sentence:

@@ -24,6 +24,16 @@ RECORDS = {
     "rankings": "rankings.npz",
     "theory": "theory.npz",
 }
+COLUMNS = {
+    "plane": ("layer", "representation"),
+    "second": ("layer", "label_estimator"),
+    "profile": ("layer", "noise"),
+    "channels": ("layer", "channel"),
+    "ablation": ("layer", "kind"),
+    "areas": ("layer", "curve"),
+    "rankings": ("loss", "score"),
+    "theory": ("claim", "verdict"),
+}
 PICTURES = {name: f"{name}.png" for name in ("attribution", "attribution_channels")}
 _WIDEST = 2400  # pixels of a picture in the page
 
@@ -62,8 +72,12 @@ class Run:
             raise ValueError(f"{self.name}: expected records of measure_plane with label information, got none")
 
     @staticmethod
-    def load(folder: str | Path) -> Run:
+    def load(folder: str | Path, *, pictures: bool = True) -> Run:
         """The run in a folder; files that it lacks, but for the plane and the settings, count as not measured.
+
+        **Arguments:**
+
+        - `pictures`: whether to read them too.
 
         **Raises:** `FileNotFoundError` for a folder that holds no finished run, `ValueError` for a damaged file.
         """
@@ -78,15 +92,17 @@ class Run:
             )
             raise FileNotFoundError(f"{folder} holds no finished run ({', '.join(missing)} missing); {todo}")
         records = {key: files.load(folder / name) for key, name in RECORDS.items() if (folder / name).is_file()}
-        if records["plane"] and "layer" not in records["plane"][0]:
-            raise ValueError(
-                f"{folder / RECORDS['plane']} is no information plane's file: expected a column layer; run it again"
-            )
+        for key, found in records.items():
+            if found and (lacking := [name for name in COLUMNS[key] if name not in found[0]]):
+                raise ValueError(
+                    f"{folder / RECORDS[key]} holds other records: expected a column {' and one '.join(lacking)}; run it again"
+                )
+        drawn = {key: folder / name for key, name in PICTURES.items() if pictures and (folder / name).is_file()}
         return Run(
             name=folder.resolve().name,
             config=_json(folder / "config.json"),
             environment=_json(folder / "environment.json"),
-            pictures={key: _picture(folder / name) for key, name in PICTURES.items() if (folder / name).is_file()},
+            pictures={key: _picture(path) for key, path in drawn.items()},
             **records,
         )
 

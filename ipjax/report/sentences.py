@@ -14,7 +14,6 @@ from ipjax.report.run import RECORDS, Run
 from ipjax.report.words import (
     Sentence,
     bits,
-    capitalised,
     change,
     estimator,
     flags,
@@ -62,7 +61,10 @@ def label_course(records: Sequence[Record]) -> list[Sentence]:
     first, last = records[0], records[-1]
     who = name(last["representation"])
     if len(records) < 2:
-        text = f"{capitalised(who)} of {last['layer']} hold {bits(last['label_information'], 1)} bits of the label."
+        if within_null(last):
+            text = f"Label information in {who} is not shown at {last['layer']}: shuffled labels give as much."
+            return [Sentence(text, _evidence(last), "unknown")]
+        text = f"Label information in {who} is {bits(last['label_information'], 1)} bits at {last['layer']}."
         return [Sentence(text, _evidence(last))]
     if within_null(last) and within_null(first):
         text = f"Label information in {who} is shown neither at {first['layer']} nor at {last['layer']}: "
