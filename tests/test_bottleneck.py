@@ -120,6 +120,14 @@ def test_the_step_that_decides_is_one_that_violates():
     assert (found["num_violated"], found["num_undecided"]) == (1, 1)
 
 
+def test_a_rise_that_shuffled_labels_show_as_well_violates_nothing():
+    records = rows(label=[1.0, 1.4, 1.4, 1.4])
+    assert claim(records, "data_processing", "label")["verdict"] == "violated"
+    for record, null in zip(records, (0.1, 0.5, 0.5, 0.5), strict=True):
+        record |= {"label_null": null, "label_null_upper": null + 0.1}
+    assert claim(records, "data_processing", "label")["verdict"] == "undecided"
+
+
 def test_steps_between_layers_within_their_nulls_are_withheld():
     """Estimates of nothing rise with the number of features, by their bias."""
     rng = np.random.default_rng(0)
