@@ -56,6 +56,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise ValueError(f"expected the path of a file, {path} is none; choose another")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"expected a folder {path.parent} to write {path.name} into; make it, or choose another")
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:

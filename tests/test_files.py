@@ -48,3 +48,8 @@ def test_an_interrupted_write_leaves_the_former_file(tmp_path):
 def test_arrays_of_numpy_types_are_written_as_numbers(tmp_path):
     files.save(({"a": np.int32(2), "b": np.bool_(True)}, {"a": None, "b": None}), tmp_path / "records.npz")
     assert files.load(tmp_path / "records.npz") == ({"a": 2, "b": True}, {"a": None, "b": None})
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder .*nowhere to write records\.npz into"):
+        files.save(RECORDS, tmp_path / "nowhere" / "records.npz")
