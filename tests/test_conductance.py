@@ -141,6 +141,7 @@ def test_gap_is_the_sum_less_the_change_of_the_target(net, x):
     chex.assert_trees_all_close(gap, {"one": 8 - change, "two": 16 - change}, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gap_shrinks_on_the_digits_network():
     net = ports.load("resnet50", "digits")
     x = digits_in_clutter("test", 8).images

@@ -146,6 +146,7 @@ def test_verify_compares_every_layer(tmp_path, monkeypatch, capsys):
     assert "layer1.0.relu " in out and "layer4.1 " in out and "avgpool" in out
 
 
+@pytest.mark.slow
 def test_verify_sees_a_wrong_layer(monkeypatch, capsys):
     errors = verify.layer_errors
     monkeypatch.setattr(verify, "layer_errors", lambda *args, **kwargs: errors(*args, **kwargs) | {"features.1": np.nan})

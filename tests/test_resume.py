@@ -148,6 +148,7 @@ def folder_of_images(path, num_classes, per_class, unreadable=0):
         bad.write_bytes(bad.read_bytes()[:200])
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out_and_named(whole, tmp_path):
     folder_of_images(tmp_path / "images", 4, 50, unreadable=2)
     config = replace(

@@ -41,6 +41,7 @@ def fall(run, **values):
     return found
 
 
+@pytest.mark.slow
 def test_with_bins_the_last_tanh_layer_compresses_and_the_last_relu_layer_does_not(run):
     last = {"representation": "activation", "estimator": "binned", "layer": "hidden.2"}
     tanh, relu = (fall(run, network=network, **last) for network in ("tanh", "relu"))
@@ -51,12 +52,14 @@ def test_with_bins_the_last_tanh_layer_compresses_and_the_last_relu_layer_does_n
     assert relu["rise"] > 1
 
 
+@pytest.mark.slow
 def test_networks_learn(records):
     last = [record for record in records if record["epoch"] == SMALL.epochs]
     first = [record for record in records if record["epoch"] == 0]
     assert min(record["test_accuracy"] for record in last) > 0.5 > 0.35 > max(record["test_accuracy"] for record in first)
 
 
+@pytest.mark.slow
 def test_records_are_complete(records):
     schedule = log_spaced(SMALL.epochs, SMALL.num_checkpoints)
     keys = ("network", "seed", "epoch", "representation", "layer", "estimator")
@@ -68,6 +71,7 @@ def test_records_are_complete(records):
         assert record["label_null"] <= record["label_null_upper"]
 
 
+@pytest.mark.slow
 def test_a_record_is_what_the_estimators_say_of_the_features(run, records):
     config = replace(SMALL, networks=("relu",))
     task, epoch = _task("relu", config), SMALL.epochs
@@ -130,6 +134,7 @@ def test_a_layer_that_is_dead_has_no_information():
     assert {record["num_constant"] for record in found} == {3}
 
 
+@pytest.mark.slow
 def test_features_that_are_not_finite_are_refused(run):
     task = _task("tanh", SMALL)
     with checkpoints(run / "checkpoints" / "tanh") as saved:
@@ -143,6 +148,7 @@ def test_features_that_are_not_finite_are_refused(run):
             features_of(task, Diverged(), [0], num_images=60, num_steps=2, seed=0)
 
 
+@pytest.mark.slow
 def test_results_are_there_and_agree(run, records):
     names = {path.name for path in run.iterdir()}
     figures = {
@@ -175,6 +181,7 @@ def test_a_run_that_lost_its_last_checkpoints_ends_with_the_same_bytes(run, tmp_
     assert "activation of hidden.2 by binned: compresses; I(X;C) falls by" in printed
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(run):
     with pytest.raises(ValueError, match=r"holds a run with other settings .epochs was 400, is 401"):
         main(replace(SMALL, epochs=401, out=run))
@@ -201,6 +208,7 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, changed, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_figures_draw_the_records_in_bits(records):
     chosen = [record for record in records if record["estimator"] == "kde"]
     figure = training.figures(chosen)["phases_kde"]
