@@ -75,9 +75,7 @@ def assert_same(out, expected):
                 np.testing.assert_array_equal(found[key], values, key)
             elif not key.startswith("gap/"):  # which is rounding error
                 np.testing.assert_allclose(found[key], values, rtol=0, atol=1e-5 * np.abs(values).max(), err_msg=key)
-    assert (
-        len(rows(out)) == len(rows(expected)) == (4 * 2 + 3) * len(LAYERS)
-    )  # representations by KDE and probe, three by Rényi
+    assert len(rows(out)) == len(rows(expected)) == (4 * 2 + 3) * len(LAYERS)  # by KDE and probe; three by Rényi
     for found, wanted in zip(rows(out), rows(expected), strict=True):
         for column in wanted:
             if number(wanted[column]) is None:

@@ -1,5 +1,6 @@
 """The same numbers from data and work that are spread over emulated devices, and over processes."""
 
+import pytest
 from emulated_devices import check, free_port, start
 
 
