@@ -67,6 +67,7 @@ def test_layer_conductance_equals_captums(pair, method):
     assert max(errors.values()) < (1e-9 if method == "gausslegendre" else 1e-6), errors
 
 
+@pytest.mark.slow
 def test_layer_conductance_of_resnet50_equals_captums_in_float32(tmp_path):
     model, net = load("resnet50", tmp_path)
     x, names = images(size=64).astype(np.float32), ("maxpool", "layer1.2", "layer2.3", "layer3.5", "layer4.2")

@@ -165,6 +165,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_of_a_module_run_by_name(tmp_path):
     """Nothing but the import is run again, no flags need be parsed, nothing is left where the consumer stops early."""
     (tmp_path / "reads.py").write_text(MAIN)

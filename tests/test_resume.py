@@ -101,6 +101,7 @@ def test_goes_on_with_the_shards_that_are_there(whole, tmp_path, capfd):
     assert _same_results(whole.out, config.out)
 
 
+@pytest.mark.slow
 def test_weights_that_changed_under_their_name_are_refused(whole, tmp_path):
     weights = tmp_path / "mine.safetensors"
     _write_weights(weights)
@@ -113,6 +114,7 @@ def test_weights_that_changed_under_their_name_are_refused(whole, tmp_path):
     assert (config.out / "layers.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_finished_shards(whole, tmp_path):
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"

@@ -9,6 +9,7 @@ def test_conductance_of_a_sharded_batch():
     check(start("sharded_conductance.py", devices=8))
 
 
+@pytest.mark.slow
 def test_estimates_over_a_mesh():
     check(start("sharded_estimators.py", devices=8))
 
