@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -18,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ipjax import InformationPlane
+from ipjax.names import BITS
 from ipjax.runtime import is_main
 
 console = Console(stderr=True)
-BITS = 1 / np.log(2)
 
 
 class _Rate(ProgressColumn):

@@ -133,6 +133,12 @@ def spread(halves: ArrayLike, among: int = 1) -> float:
     return float(stats.t.ppf(1 - 0.025 / among, len(halves) - 1) * np.std(halves, ddof=1))
 
 
+def within_null(record: Record, variable: str = "label") -> bool:
+    """Whether the value does not exceed the largest of its null; `False` where one of them was not measured."""
+    value, null = record.get(f"{variable}_information"), record.get(f"{variable}_null_upper")
+    return value is not None and null is not None and value <= null
+
+
 def few_per_class(labels: ArrayLike) -> dict[int, int]:
     """Classes with fewer than 20 samples, and how many they have: too few for class-conditional estimates to be trusted."""
     classes, counts = np.unique(np.asarray(labels), return_counts=True)

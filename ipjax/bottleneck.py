@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ipjax.assessment import spread
+from ipjax.assessment import spread, within_null
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
+from ipjax.names import BITS, family, nuisance
 from ipjax.ranking import REPRESENTATIONS
 
 SUFFICIENT = 0.95  # of H(Y)
 _ROUNDING = 1e-4  # nats: what estimates in single precision cannot tell apart
-_BITS = 1 / np.log(2)
 _OF_STEP = ("value", "lower", "upper", "simultaneous_lower", "simultaneous_upper")
 
 
@@ -164,7 +164,7 @@ def _nearest(layer: str, before: Mapping[str, str | None], present: Mapping[str,
 
 def _step(first: Record, row: Record, variable: str, num_steps: int) -> Record:
     reason = _unusable(first, variable) or _unusable(row, variable)
-    if reason is None and _within_null(first, variable) and _within_null(row, variable):
+    if reason is None and within_null(first, variable) and within_null(row, variable):
         reason = f"it is within its null at {first['layer']} and at {row['layer']}"
     if reason:
         return dict.fromkeys(_OF_STEP) | {"verdict": "withheld", "withheld": reason}
@@ -214,7 +214,7 @@ def _fall(rows: Sequence[Record], variable: str) -> Record:
     highest = max(earlier, key=above_null)
     if reason := _unusable(highest, variable) or _unusable(last, variable):
         return _withheld(reason)
-    if _within_null(highest, variable) or above_null(highest) <= 0:
+    if within_null(highest, variable) or above_null(highest) <= 0:
         return _withheld("it is within its null even where it is highest")
     value = above_null(last) - above_null(highest)
     halves = np.subtract(last[f"{variable}_subsamples"], highest[f"{variable}_subsamples"])
@@ -249,7 +249,7 @@ def _sufficiency(rows: Sequence[Record]) -> Record:
     common = {"layer": last["layer"], "threshold": threshold, "reached": reached}
     of_both = last.get("input_estimator") == last["label_estimator"]
     reason = _unusable(last, "label")
-    if reason is None and _within_null(last, "label"):
+    if reason is None and within_null(last, "label"):
         reason = "it is within its null"
     if reason is None and of_both and last["input_information"] < threshold:
         reason = (
@@ -275,11 +275,6 @@ def _unusable(record: Record, variable: str) -> str | None:
     return None
 
 
-def _within_null(record: Record, variable: str) -> bool:
-    null = record.get(f"{variable}_null_upper")
-    return null is not None and record[f"{variable}_information"] <= null
-
-
 def _withheld(reason: str | None) -> Record:
     return {
         "verdict": "withheld",
@@ -296,14 +291,14 @@ _TITLES: dict[str, Callable[[str], str]] = {
     "data_processing": lambda variable: f"Data processing of {variable} information",
     "compression": lambda variable: "Compression of the input",
     "sufficiency": lambda variable: "Sufficiency for the label",
-    "invariance": lambda variable: f"Invariance to {_nuisance(variable)}",
+    "invariance": lambda variable: f"Invariance to {nuisance(variable)}",
 }
 
 
 def _sentence(record: Record) -> str:
     claim, variable, verdict = record["claim"], record["variable"], record["verdict"]
     who = REPRESENTATIONS.get(record["representation"], record["representation"])
-    start = f"{_TITLES[claim](variable)}, {who} by {_short(record['estimator'])}: {verdict}"
+    start = f"{_TITLES[claim](variable)}, {who} by {family(record['estimator'])}: {verdict}"
     if verdict == "withheld":
         return f"{start}, because {record['withheld']}."
     interval = f"{_in_bits(record['value'])} (95 % interval {_in_bits(record['lower'], record['upper'])})"
@@ -318,16 +313,12 @@ def _sentence(record: Record) -> str:
             " The layer may have more than this quantity shows." if verdict == "violated" else ""
         )  # noise and probes hide some
         return f"{start}; {record['layer']} has {interval} of the {_in_bits(record['threshold'])} asked for, {reached}.{more}"
-    what = "information about the input" if claim == "compression" else f"information about {_nuisance(variable)}"
+    what = "information about the input" if claim == "compression" else f"information about {nuisance(variable)}"
     null = "" if claim == "compression" else " above its null" if record["above_null"] else " (its null was not measured)"
     text = f"from {record['before']}, the highest layer before, to {record['layer']} {what}{null} changes by {interval}"
     if record.get("trend") is not None:
         text += f"; Kendall's τ with depth {record['trend']:.2f} ({record['trend_lower']:.2f} to {record['trend_upper']:.2f})"
     return f"{start}; {text}."
-
-
-def _nuisance(variable: str) -> str:
-    return "image contrast" if variable == "contrast" else variable  # no target of conductance
 
 
 def _caution(record: Record) -> str:
@@ -339,9 +330,5 @@ def _caution(record: Record) -> str:
     return f"The theorem is about exact information; this is {quantity}, for which it need not hold."
 
 
-def _short(estimator: str) -> str:
-    return estimator.split("(")[0]
-
-
 def _in_bits(*nats: Any) -> str:
-    return " to ".join(f"{value * _BITS:.2f}" for value in nats) + " bits"
+    return " to ".join(f"{value * BITS:.2f}" for value in nats) + " bits"

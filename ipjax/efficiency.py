@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ipjax.assessment import spread
+from ipjax.assessment import spread, within_null
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 
@@ -109,7 +109,6 @@ def _with_interval(value: float, halves: np.ndarray) -> Efficiency:
 def _unusable(record: Record) -> str | None:
     if record["input_saturated"]:
         return "input information saturated"
-    null = record.get("label_null_upper")
-    if null is not None and record["label_information"] <= null:
+    if within_null(record):
         return "label information within its null"
     return None

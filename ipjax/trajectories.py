@@ -13,10 +13,10 @@ import numpy as np
 from scipy import stats
 
 from ipjax.files import Record
+from ipjax.names import BITS
 
 _LEAST_DROP = 0.05  # of the largest value: less is not called compression, since the largest of many values is so by chance too
 _OF_ONE_LAYER = ("network", "representation", "estimator", "layer", "depth")
-_BITS = 1 / np.log(2)
 
 
 def compression(records: Sequence[Record]) -> tuple[Record, ...]:
@@ -99,7 +99,7 @@ def _of_layer(rows: list[Record]) -> Record:
 
 def _sentence(record: Record) -> str:
     who = f"{record['representation']} of {record['layer']} by {record['estimator']}"
-    in_bits = {key: record[key] * _BITS for key in ("largest", "rise", "last", "drop")}
+    in_bits = {key: record[key] * BITS for key in ("largest", "rise", "last", "drop")}
     if record["verdict"] == "withheld":
         return (
             f"{who}: withheld; I(X;C) rises by {in_bits['rise']:.2f} bits and ends saturated at {in_bits['last']:.2f}, so a "
@@ -107,7 +107,7 @@ def _sentence(record: Record) -> str:
         )
     over = "one seed"
     if record["drop_lower"] is not None:
-        lower, upper = record["drop_lower"] * _BITS, record["drop_upper"] * _BITS
+        lower, upper = record["drop_lower"] * BITS, record["drop_upper"] * BITS
         over = f"95 % interval {lower:.2f} to {upper:.2f} over {record['num_seeds']} seeds"
     since = f"at epoch {record['largest_epoch']:.0f}" if record["largest_epoch"] > 0 else "before training"
     return (

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from ipjax.files import Record
-from ipjax.plotting.style import BITS, COLOURS, STYLE, bits, numbers
+from ipjax.names import BITS
+from ipjax.plotting.style import COLOURS, STYLE, bits, numbers
 from ipjax.ranking import LOSSES, title
 
 RANKINGS = {

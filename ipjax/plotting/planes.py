@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from ipjax.channels import concentration
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
-from ipjax.plotting.style import BITS, COLOURS, DEPTH, STYLE, TITLES, VARIABLE_COLOURS, bits, depth_colours, numbers
+from ipjax.names import BITS, TITLES
+from ipjax.plotting.style import COLOURS, DEPTH, STYLE, VARIABLE_COLOURS, bits, depth_colours, numbers
 
 
 def figures(plane: InformationPlane, profile: InformationPlane, channels: InformationPlane) -> dict[str, Figure]:

@@ -9,13 +9,8 @@ from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap
 
 from ipjax.files import Record
+from ipjax.names import BITS
 
-BITS = 1 / np.log(2)
-TITLES = {
-    "activation": "activation",
-    "contrast": "conductance to a fixed contrast",
-    "predicted": "conductance to the predicted class",
-}
 COLOURS = {"activation": "#444444", "contrast": "#0072B2", "predicted": "#D55E00"}
 VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.08, 1, 256)))

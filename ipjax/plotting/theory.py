@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ipjax.files import Record
-from ipjax.plotting.style import BITS, STYLE, TITLES, bits
+from ipjax.names import BITS, TITLES, family, nuisance
+from ipjax.plotting.style import STYLE, bits
 
 VERDICTS = {
     "holds": ("✓", "#009E73"),
@@ -81,10 +82,10 @@ def _matrix(ax: Axes, theory: Sequence[Record], claims: Sequence[tuple[str, str]
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.set_yticks(
         range(len(claims)),
-        [CLAIMS[claim].format("image contrast" if variable == "contrast" else variable) for claim, variable in claims],
+        [CLAIMS[claim].format(nuisance(variable)) for claim, variable in claims],
         fontsize=8,
     )
-    ax.set_xticks(range(len(columns)), [estimator.split("(")[0] for _, estimator in columns], fontsize=8)
+    ax.set_xticks(range(len(columns)), [family(text) for _, text in columns], fontsize=8)
     ax.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)
     for name in dict.fromkeys(name for name, _ in columns):
@@ -120,7 +121,7 @@ def _draw_steps(axes: np.ndarray, steps: Sequence[Record], panels: Sequence[str]
                 value, violated = bits(chosen, "value"), np.array([step["verdict"] == "violated" for step in chosen])
                 ax.plot(at[violated], value[violated], "o", color=colour, ms=3.8)
                 ax.plot(at[~violated], value[~violated], "o", mfc="white", mec=colour, ms=3.8, mew=0.9)
-                ax.plot([], [], "o", color=colour, ms=4, label=estimator.split("(")[0])
+                ax.plot([], [], "o", color=colour, ms=4, label=family(estimator))
             ax.set_xlim(-0.6, len(pairs) - 0.4)
         column[0].set_title(TITLES.get(representation, representation))
         column[1].set_xticks(range(len(pairs)), [f"→ {layer}" for _, layer in pairs], rotation=60, ha="right", fontsize=7)

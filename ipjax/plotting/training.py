@@ -17,7 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ipjax.files import Record
-from ipjax.plotting.style import BITS, STYLE, TITLES, depth_colours
+from ipjax.names import BITS, TITLES
+from ipjax.plotting.style import STYLE, depth_colours
 from ipjax.trajectories import by_seed, compression
 
 _EPOCHS = colormaps["plasma_r"]

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipjax.files import Record
+from ipjax.names import family, nuisance
 from ipjax.report.run import Run
 from ipjax.report.words import (
     bits,
-    estimator,
     flags,
     in_bits,
     interval,
     interval_in_bits,
     joined,
-    nuisance,
     nuisances,
     of,
     plain,
@@ -207,7 +206,7 @@ def leakage(plane: Sequence[Record]) -> list[Chart]:
             }
         ]
         y = {"label": "leak, bits"}
-        charts.append({"kind": "lines", "title": f"by {estimator(method)}", "x": {"ticks": names}, "y": y, "series": series})
+        charts.append({"kind": "lines", "title": f"by {family(method)}", "x": {"ticks": names}, "y": y, "series": series})
     return charts
 
 

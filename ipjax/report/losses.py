@@ -9,12 +9,12 @@ from scipy import stats
 
 from ipjax.bottleneck import disagreements
 from ipjax.files import Record
+from ipjax.names import family
 from ipjax.report.words import (
     Sentence,
     bits,
     capitalised,
     counted,
-    estimator,
     interval,
     interval_in_bits,
     joined,
@@ -219,7 +219,7 @@ def theory(records: Sequence[Record]) -> list[Sentence]:
             + f" of {counted(len(checks), 'check')}."
         )
         text += VIOLATED.get(claim, "") if counts["violated"] else ""
-        parts = [f"by {listed(list(dict.fromkeys(estimator(r.get('estimator')) for r in checks)))}"]
+        parts = [f"by {listed(list(dict.fromkeys(family(r.get('estimator')) for r in checks)))}"]
         split = [f"{claim.replace('_', ' ')} ({variable}, {kind})" for claim, variable, kind in disagreements(checks)]
         parts += [f"estimators disagree on {listed(split)}"] if split else []
         kind = "found" if counts["holds"] + counts["violated"] else "unknown"

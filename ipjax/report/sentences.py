@@ -8,27 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ipjax.assessment import within_null
 from ipjax.files import Record
+from ipjax.names import family, nuisance
 from ipjax.report.losses import blocks, channel_areas, depth_order, rankings, theory
 from ipjax.report.run import RECORDS, Run
 from ipjax.report.words import (
     Sentence,
     bits,
     change,
-    estimator,
     flags,
     interval,
     interval_in_bits,
     joined,
     listed,
     name,
-    nuisance,
     nuisances,
     of,
     plain,
     representations,
     told_apart,
-    within_null,
 )
 
 
@@ -151,7 +150,7 @@ def leakage(plane: Sequence[Record]) -> list[Sentence]:
     for method in dict.fromkeys(r["label_estimator"] for r in plane if r.get("leak") is not None):
         records = [r for r in plane if r.get("leak") is not None and r["label_estimator"] == method]
         most = max(records, key=lambda record: record["leak"])
-        by = f"by {estimator(method)}"
+        by = f"by {family(method)}"
         if most.get("leak_lower") is None:
             text = f"The leak {by} is largest at {most['layer']}, {bits(most['leak'])} bits; "
             text += "without an interval, it is not shown to be one."
@@ -166,7 +165,7 @@ def leakage(plane: Sequence[Record]) -> list[Sentence]:
         same = [
             r for r in plane if r["layer"] == most["layer"] and r.get("leak") is not None and r["label_estimator"] != method
         ]
-        parts += [f"there by {estimator(r['label_estimator'])}: {bits(r['leak'])} bits" for r in same]
+        parts += [f"there by {family(r['label_estimator'])}: {bits(r['leak'])} bits" for r in same]
         kind = "unknown" if most.get("leak_lower") is None else "found"
         found.append(Sentence(text, "; ".join(filter(None, parts)), kind, "leak"))
     return found
@@ -213,14 +212,14 @@ def probed(plane: Sequence[Record]) -> list[Sentence]:
         r for r in plane if r["representation"] == key and r["layer"] != "input" and r.get("label_information") is not None
     ]
     own = {r["layer"]: r for r in records if r.get("input_information") is not None}
-    probe = {r["layer"]: r for r in records if estimator(r["label_estimator"]) == "Probe" and r["layer"] in own}
+    probe = {r["layer"]: r for r in records if family(r["label_estimator"]) == "Probe" and r["layer"] in own}
     if key is None or len(probe) < 3 or len(probe) != len(own):
         return []
     more = {layer: r["label_information"] - own[layer]["label_information"] for layer, r in probe.items()}
     layer = max(more, key=lambda name: more[name])
     if more[layer] < 0.1 * (own[layer].get("label_ceiling") or 0) or more[layer] <= 0:
         return []
-    by = estimator(own[layer]["label_estimator"])
+    by = family(own[layer]["label_estimator"])
     text = (
         f"A linear classifier (Probe) reads {bits(probe[layer]['label_information'], 1)} bits of the label from {name(key)} of "
     )
@@ -265,7 +264,7 @@ def families(plane: Sequence[Record]) -> list[Sentence]:
                 if r.get("label_information") is not None
             ]
             if len(values) > 1:
-                directions[estimator(method)] = values[-1] - values[0]
+                directions[family(method)] = values[-1] - values[0]
         if len(directions) > 1 and min(directions.values()) < 0 < max(directions.values()):
             changes = "; ".join(f"{method} {bits(value)} bits" for method, value in directions.items())
             text = f"Estimators disagree on whether label information in {name(key)} rises or falls with depth."

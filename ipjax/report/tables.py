@@ -10,18 +10,16 @@ from ipjax.bottleneck import disagreements
 from ipjax.channels import concentration
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
-from ipjax.plotting.style import BITS
+from ipjax.names import BITS, family, nuisance
 from ipjax.report.charts import Chart
 from ipjax.report.loss_charts import signed
 from ipjax.report.losses import CLAIMS
 from ipjax.report.words import (
     FLAGS,
     bits,
-    estimator,
     flags,
     interval,
     interval_in_bits,
-    nuisance,
     of,
     plain,
     representations,
@@ -60,7 +58,7 @@ def layers(plane: Sequence[Record], ablation: Sequence[Record] = (), second: Seq
     others: dict[str, dict[tuple[str, str], Record]] = {}
     for record in (*(r for r in plane if r.get("input_information") is None), *second):
         if record.get("label_information") is not None:
-            others.setdefault(estimator(record["label_estimator"]), {})[record["representation"], record["layer"]] = record
+            others.setdefault(family(record["label_estimator"]), {})[record["representation"], record["layer"]] = record
     losses = {r["layer"]: r for r in ablation if r["kind"] == "block"}
     columns = {
         "layer": ("layer", "in forward order"),
@@ -191,7 +189,7 @@ def verdicts(records: Sequence[Record]) -> tuple[list[str], list[Verdicts]]:
         own = [r for r in records if r["claim"] == claim and (r.get("variable") or "") == variable]
         cells = tuple(
             tuple(
-                (estimator(r.get("estimator")), VERDICTS.get(r["verdict"], ""), str(r["verdict"]), str(r.get("sentence") or ""))
+                (family(r.get("estimator")), VERDICTS.get(r["verdict"], ""), str(r["verdict"]), str(r.get("sentence") or ""))
                 for r in own
                 if r["representation"] == kind
             )
@@ -222,7 +220,7 @@ def theory(records: Sequence[Record]) -> Table:
                     ),
                     Cell(CLAIMS.get(claim, claim).split(" (")[0], None, nuisance(record.get("variable") or "")),
                     Cell(title(record["representation"])),
-                    Cell(estimator(record.get("estimator"))),
+                    Cell(family(record.get("estimator"))),
                     Cell(record.get("sentence") or ""),
                 )
             )

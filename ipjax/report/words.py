@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ipjax.assessment import spread
+from ipjax.assessment import spread, within_null
 from ipjax.files import Record
-from ipjax.plotting.style import BITS, TITLES
+from ipjax.names import BITS, TITLES
 
 NAMES = {
     "activation": "the activations",
@@ -74,21 +74,11 @@ def name(representation: str) -> str:
     return NAMES.get(representation, representation)
 
 
-def nuisance(variable: str) -> str:
-    """A nuisance's name where `contrast` would be taken for the target."""
-    return "image contrast" if variable == "contrast" else variable
-
-
 def nuisances(records: Sequence[Record]) -> list[str]:
     """The variables beside input and label that any of the records measured."""
     keys = dict.fromkeys(key for record in records for key in record if key.endswith("_information"))
     found = (key.removesuffix("_information") for key in keys)
     return [v for v in found if v not in ("input", "label") and any(r.get(f"{v}_information") is not None for r in records)]
-
-
-def estimator(text: str | None) -> str:
-    """An estimator's name without its settings."""
-    return (text or "").split("(")[0]
 
 
 def in_bits(nats: float | None) -> float | None:
@@ -153,12 +143,6 @@ def change(before: Record, after: Record, variable: str, null: bool = False) -> 
         return value - shift, None, None
     margin = spread(np.subtract(halves[1], halves[0]))
     return value - shift, value - shift - margin, value - shift + margin
-
-
-def within_null(record: Record, variable: str = "label") -> bool:
-    """Whether the value does not exceed the largest of its null; `False` where one of them was not measured."""
-    value, null = record.get(f"{variable}_information"), record.get(f"{variable}_null_upper")
-    return value is not None and null is not None and value <= null
 
 
 def flags(record: Record) -> list[str]:
