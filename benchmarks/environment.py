@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +92,30 @@ def paired(a: Callable[[], Any], b: Callable[[], Any], repeats: int, *, warm: bo
         for name in ("a", "b") if round_ % 2 == 0 else ("b", "a"):
             times[name].append(median_seconds(sides[name], 1, warm=False))
     ratios = [one / other for one, other in zip(times["a"], times["b"], strict=True)]
-    medians = (statistics.median(values) for values in (times["a"], times["b"], ratios))
-    return Paired(*medians, min(ratios), max(ratios))
+    of_a, of_b, of_both = map(statistics.median, (times["a"], times["b"], ratios))
+    return Paired(of_a, of_b, of_both, min(ratios), max(ratios))
+
+
+def in_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """What a function returns in a fresh process, and the most memory that the process held, in bytes (Linux only)."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_with_peak, function, arguments).result()
+
+
+def _with_peak(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, int]:
+    result = function(*arguments)
+    return result, _memory("VmHWM")  # getrusage's peak a process takes over from the one that started it
+
+
+def memory_held() -> int:
+    """Bytes of memory that this process holds now (Linux only)."""
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 def print_values(values: Mapping[str, Any]) -> None:
@@ -113,6 +138,12 @@ def print_table(rows: Iterable[Mapping[str, Any]]) -> None:
 def short(value: Any) -> str:
     """A number with four digits; all else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def begin(out: Path | None) -> dict[str, Any]:
+    """The numbers that are in the file already, of which parts may be measured again, and this machine."""
+    found = json.loads(out.read_text()) if out is not None and out.exists() else {}
+    return found | {"environment": environment()}
 
 
 def write(out: Path | None, numbers: Mapping[str, Any]) -> None:
