@@ -6,7 +6,7 @@ D, the distance of the sums of N/2 and N steps, is what `ipjax.steps_for` goes b
 from 1,024. Both are relative to the norm of a layer's conductance, of its units or of its features, mean over the images.
 By theory (`ipjax.tolerance`) the true error lies between D / √3 and D, and halves with twice the steps. Nothing is fitted.
 Then the steps that a pilot of `num_images` images chooses, and the true errors of the worst layer on these images and on as
-many others. Takes about two minutes on two cores.
+many others. Takes about three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ipjax.quadrature import trapezoid
 from ipjax.readout import CountSketch, Readout, channel_sum
 from ipjax.tolerance import relative_error
 
+ROUNDING = 1e-5  # an error of this size is of rounding: behind `avgpool` all is linear, and its conductance exact
 READOUTS: dict[str, Readout | None] = {"units": None, "sketch": CountSketch(SKETCH), "channels": channel_sum}
 
 
@@ -35,16 +36,16 @@ READOUTS: dict[str, Readout | None] = {"units": None, "sketch": CountSketch(SKET
 class Config:
     """Settings of the benchmark."""
 
-    networks: tuple[str, ...] = ("resnet50", "vgg16")
+    networks: tuple[str, ...] = ("resnet50",)
     """architectures with an embedded digits checkpoint"""
     targets: tuple[Literal["predicted", "contrast"], ...] = ("predicted", "contrast")
-    num_images: int = 16
+    num_images: int = 8
     """of the pilot, and as many others"""
     num_steps: tuple[int, ...] = (4, 8, 16, 32, 64)
     """each twice the one before"""
     reference: int = 1024
     """steps that stand for the integral"""
-    tolerances: tuple[float, ...] = (0.1, 0.05, 0.02, 0.01)
+    tolerances: tuple[float, ...] = (0.1, 0.05, 0.02)
     out: Path | None = None
     """where to write the numbers as JSON"""
 
@@ -86,7 +87,7 @@ def _errors(sums: dict[int, ByLayer], config: Config) -> list[dict[str, Any]]:
         row = {"steps": num_steps, "error": float(np.mean(list(true.values()))), "worst": max(true.values())}
         row["worst_layer"] = max(true, key=lambda name: true[name])
         if before is not None:
-            ratios = [true[name] / relative_error(before[name], values[name]) for name in exact]
+            ratios = [true[name] / relative_error(before[name], values[name]) for name in exact if true[name] > ROUNDING]
             row |= {"order": float(np.log2(rows[-1]["error"] / row["error"])), "over_D": float(np.median(ratios))}
             row |= {"least": min(ratios), "largest": max(ratios)}
         rows.append(row)
