@@ -71,7 +71,7 @@ class Config:
     """of images, at one node, and of nodes, at one image"""
     samples: tuple[int, ...] = (1000, 2000, 4000, 8000)
     features: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    run_images: tuple[int, ...] = (450, 900, 1800, 3600)
+    run_images: tuple[int, ...] = (250, 500, 1000, 2000)
     side: int = 224
     """pixels, of the memory of ResNet-50"""
     repeats: int = 3
