@@ -66,7 +66,7 @@ def steps_for(
 
     **Arguments:**
 
-    - `x`: a pilot batch, a few images like those to come. It costs about 2 `num_steps` nodes to 5.
+    - `x`: a pilot batch, a few images like those to come. The choice costs 2 to 5 times `num_steps` nodes of each.
     - `tolerance`: above 0, as 0.02.
     - `most`: steps tried at most, 16 or more.
 

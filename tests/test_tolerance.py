@@ -74,7 +74,7 @@ def test_the_true_error_of_a_trained_network_is_under_the_tolerance():
 
 
 def test_the_estimates_are_distances_of_the_sums_of_half_as_many_steps(net, x):
-    steps = steps_for(net, x, 0.05, readout=None)
+    steps = steps_for(net, x, 0.01, readout=None)
     sums = [conductance(net, x, n, readout=None) for n in (8, 16, 32)]
     assert list(steps.history)[:2] == [16, 32]
     for errors, coarse, fine in zip(steps.history.values(), sums, sums[1:], strict=False):
