@@ -65,9 +65,9 @@ class Config:
     """Sizes of the series."""
 
     parts: tuple[Part, ...] = ("conductance", "memory", "estimators", "run")
-    images: tuple[int, ...] = (4, 8, 16, 32, 64)
-    steps: tuple[int, ...] = (8, 16, 32, 64, 128)
-    blocks: tuple[int, ...] = (1, 2, 4, 8)
+    images: tuple[int, ...] = (16, 32, 64, 128, 256)
+    steps: tuple[int, ...] = (16, 32, 64, 128, 256)
+    blocks: tuple[int, ...] = (4, 8, 16, 32)
     """of images, at one node, and of nodes, at one image"""
     samples: tuple[int, ...] = (1000, 2000, 4000, 8000)
     features: tuple[int, ...] = (64, 128, 256, 512, 1024)
