@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ class Case:
     share: float = 1.0
 
 
+NODES = (("resnet50", 1, 12), ("resnet50", 8, 4), ("vgg16", 1, 4))  # network, images, nodes
 CASES = (Case("resnet50", 1, CAPTUMS_STEPS), Case("resnet50", 8, 8, 0.3), Case("vgg16", 1, 16, 0.2), Case("vgg16", 8, 4, 0.2))
 
 
@@ -104,16 +105,18 @@ def main(config: Config) -> dict[str, Any]:
     """Prints the comparison and returns its numbers."""
     numbers = begin(config.out)
     for part in config.parts:
-        numbers[part] = PARTS[part](config, numbers)
+        numbers[part] = []
+        for row in PARTS[part](config, numbers):
+            numbers[part].append(row)
+            write(config.out, numbers)
         print_table(numbers[part])
-        write(config.out, numbers)
     return numbers
 
 
-def errors(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
+def errors(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Of both rules by number of steps; and what equal error takes."""
     digits = ports.load("resnet50", "digits"), digits_in_clutter("test", config.digits).images
-    rows, equal = [], {}
+    equal = {}
     cases: dict[str, tuple[ipjax.Network, np.ndarray, Pair | None]] = {"digits": (*digits, None)}
     if not config.quick:
         pair = _pair("resnet50")
@@ -127,9 +130,7 @@ def errors(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
                 values = _conductance(net, x, layers, rule)
                 curves[side].append(float(np.mean([relative_error(values[layer], exact[layer]) for layer in layers])))
             ratio = curves["captum"][-1] / curves["ours"][-1]
-            rows.append(
-                {"network": name, "steps": steps, "ours": curves["ours"][-1], "captum": curves["captum"][-1], "ratio": ratio}
-            )
+            yield {"network": name, "steps": steps} | {side: curve[-1] for side, curve in curves.items()} | {"ratio": ratio}
         wanted = _at(CAPTUMS_STEPS, config.steps, curves["captum"])
         equal[name] = _at(wanted, curves["ours"][::-1], config.steps[::-1])
         if pair is not None:
@@ -138,7 +139,6 @@ def errors(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
     numbers["steps_for_captums_error"] = equal
     print(f"steps of ours that leave the error of {CAPTUMS_STEPS} of Captum's:")
     print_values(equal)
-    return rows
 
 
 def _captum_itself(pair: Pair, x: np.ndarray, exact: ByLayer, steps: int = 200) -> dict[str, float]:
@@ -147,16 +147,15 @@ def _captum_itself(pair: Pair, x: np.ndarray, exact: ByLayer, steps: int = 200) 
     captums = partial(_captum, pair, torch_reference.to_torch(x), [layer])
     theirs = jnp.asarray(torch_reference.to_numpy(captums(CAPTUMS_STEPS)[0]))
     ours = _conductance(pair.net, x, (layer,), captum(CAPTUMS_STEPS))[layer]
-    many = jnp.asarray(torch_reference.to_numpy(captums(steps)[0]))
+    many = jnp.asarray(torch_reference.to_numpy(captums(steps, internal_batch_size=32)[0]))
     return {
         "difference_of_the_rule": relative_error(ours, theirs),
         f"captum_{steps}_steps_error": relative_error(many, exact[layer]),
     }
 
 
-def speed(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
+def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Seconds of both by case."""
-    rows = []
     for case in CASES[:1] if config.quick else CASES:
         pair, x = _pair(case.network), _images(case.images)
         ours = lambda steps, pair=pair, x=x: _conductance(pair.net, x, pair.layers, trapezoid(steps))  # noqa: E731
@@ -174,52 +173,45 @@ def speed(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
             steps = math.ceil(numbers["steps_for_captums_error"]["digits"])
             row |= {"equal_error_steps": steps, "equal_error": median_seconds(partial(ours, steps), config.repeats)}
             row["ratio_at_equal_error"] = theirs / row["equal_error"]
-        rows.append(row)
-    return rows
+        yield row
 
 
-def node(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
+def node(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Seconds of a node an image, and what it reaches of the machine."""
     matrix = jnp.ones((4096, 4096))
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     ceiling = 2 * 4096**3 / median_seconds(partial(product, matrix), config.repeats)
-    rows = []
-    for network in ("resnet50",) if config.quick else ("resnet50", "vgg16"):
-        pair, nodes = _pair(network), 12
-        for count in (1,) if config.quick else (1, 8):
-            x = _images(count)
-            ours = partial(_conductance, pair.net, x, pair.layers, trapezoid(nodes - 1), channel_sum)
-            row: dict[str, Any] = {"network": network, "images": count}
-            for layout in ("contiguous_format", "channels_last"):
-                memory_format = getattr(torch, layout)
-                model = pair.model.to(memory_format=memory_format)
-                of_torch = torch_reference.to_torch(x).contiguous(memory_format=memory_format)
-                both = paired(ours, partial(_passes, model, of_torch), config.repeats)
-                name = "nchw" if layout == "contiguous_format" else layout
-                row |= {"node_s": both.a / nodes / count, f"torch_{name}_s": both.b / count}
-                row |= {f"ratio_{name}": both.ratio / nodes, f"range_{name}": [both.lowest / nodes, both.highest / nodes]}
-            operations = 2 * products(lambda net, x: net(x), pair.net, _images(1))
-            row |= {"gflop_s": operations / row["node_s"] / 1e9, "product_gflop_s": ceiling / 1e9}
-            row["share_of_product"] = row["gflop_s"] / row["product_gflop_s"]
-            second = paired(partial(_toward, pair, x, 2), partial(_toward, pair, x, 1), config.repeats)
-            rows.append(row | {"second_target": second.ratio - 1})
-    return rows
+    for network, count, nodes in NODES[:1] if config.quick else NODES:
+        pair, x = _pair(network), _images(count)
+        ours = partial(_conductance, pair.net, x, pair.layers, trapezoid(nodes - 1), channel_sum)
+        row: dict[str, Any] = {"network": network, "images": count}
+        for layout in ("contiguous_format", "channels_last"):
+            memory_format = getattr(torch, layout)
+            model = pair.model.to(memory_format=memory_format)
+            of_torch = torch_reference.to_torch(x).contiguous(memory_format=memory_format)
+            both = paired(ours, partial(_passes, model, of_torch), config.repeats)
+            name = "nchw" if layout == "contiguous_format" else layout
+            row |= {"node_s": both.a / nodes / count, f"torch_{name}_s": both.b / count}
+            row |= {f"ratio_{name}": both.ratio / nodes, f"range_{name}": [both.lowest / nodes, both.highest / nodes]}
+        operations = 2 * products(lambda net, x: net(x), pair.net, _images(1))
+        row |= {"gflop_s": operations / row["node_s"] / 1e9, "product_gflop_s": ceiling / 1e9}
+        row["share_of_product"] = row["gflop_s"] / row["product_gflop_s"]
+        second = paired(partial(_toward, pair, x, 2), partial(_toward, pair, x, 1), config.repeats)
+        yield row | {"second_target": second.ratio - 1}
 
 
-def memory(config: Config, numbers: dict[str, Any]) -> list[dict[str, Any]]:
+def memory(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Peaks beyond what the processes held with networks and images loaded."""
-    rows = []
     for network, layer in (("resnet50", "layer1.0"), ("vgg16", "features.1"))[: 1 if config.quick else 2]:
         steps = CAPTUMS_STEPS if network == "resnet50" else 16
         found = {}
         for side, function in (("ours", _compute_ours), ("captum", _compute_captums)):
             before, peak = in_process(function, network, layer, steps)
             found[f"{side}_gib"] = (peak - before) / 2**30
-        rows.append({"network": network, "steps": steps, "captums_layer": layer} | found)
-    return rows
+        yield {"network": network, "steps": steps, "captums_layer": layer} | found
 
 
-PARTS: dict[Part, Callable[[Config, dict[str, Any]], list[dict[str, Any]]]] = {
+PARTS: dict[Part, Callable[[Config, dict[str, Any]], Iterator[dict[str, Any]]]] = {
     "errors": errors,
     "speed": speed,
     "node": node,
@@ -260,13 +252,11 @@ def _conductance(net: ipjax.Network, x: np.ndarray, layers: tuple[str, ...], rul
     return ipjax.layer_conductance(net, x, layers=layers, target=TARGET, quadrature=rule, readout=readout)
 
 
-def _captum(pair: Pair, x: Any, layers: Any, steps: int) -> list[Any]:
+def _captum(pair: Pair, x: Any, layers: Any, steps: int, **settings: Any) -> list[Any]:
     from captum.attr import LayerConductance
 
-    return [
-        LayerConductance(pair.model, pair.model.get_submodule(name)).attribute(x, target=TARGET, n_steps=steps)
-        for name in layers
-    ]
+    conductances = [LayerConductance(pair.model, pair.model.get_submodule(name)) for name in layers]
+    return [conductance.attribute(x, target=TARGET, n_steps=steps, **settings) for conductance in conductances]
 
 
 def _passes(model: Any, x: Any) -> None:
