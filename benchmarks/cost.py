@@ -39,7 +39,7 @@ from experiments.features import SKETCH, TARGETS, Extraction, _activations, _con
 from experiments.measuring import NOISES
 from experiments.selection import preprocessing_of
 from ipjax.estimators import Probe
-from ipjax.estimators.kde import _FEW_CLASSES
+from ipjax.estimators.kde import _FEW_CLASSES, _HELD
 from ipjax.estimators.probe import _INVERSE_TEMPERATURES
 from ipjax.readout import CountSketch, Readout, channel_sum
 from ipjax.runtime import _MEMORY_SHARE
@@ -264,28 +264,30 @@ def stored_bytes(net: ipjax.Network, shape: tuple[int, ...], names: tuple[str, .
 def kde_operations(n: int, num_features: list[int], num_classes: int) -> float:
     """Of both axes, nulls, halves and noise profile of three representations, and of the label axis alone of the random one.
 
-    Shuffles and noise levels share the distances, a half has a quarter of the pairs.
+    Axes, shuffles and noise levels share the distances. A half has a quarter of the pairs, and their distances anew where those
+    of all samples are too many to be held.
     """
     halves = HALVES / 4
-    distances = {"input": 1 + halves, "label": 1 + halves, "profile": 2}
+    plane = 1 + halves if n > _HELD else 1
     labellings = {"label": 1 + NULLS + halves, "profile": len(NOISES)}
     classes = num_classes if num_classes <= _FEW_CLASSES else 1  # else sums run over masks
     of_labels = 4 * n**2 * classes
     total = 0.0
     for d in num_features:
         of_distances = 2 * n**2 * d
-        total += len(TARGETS) * (of_distances * sum(distances.values()) + of_labels * sum(labellings.values()))
-        total += of_distances * distances["label"] + of_labels * labellings["label"]
+        total += len(TARGETS) * (of_distances * (plane + 1) + of_labels * sum(labellings.values()))
+        total += of_distances * plane + of_labels * labellings["label"]
     return total
 
 
 def probe_operations(n: int, num_features: list[int], num_classes: int) -> float:
     """Of the probe on four representations: covariances, solutions and scores, and every temperature's probabilities."""
     probe, total = Probe(), 0.0
+    fold = n / probe.num_folds
     for d in num_features:
-        solve = d**3 / 3 + 2 * d**2 * num_classes + 2 * n * d * num_classes
-        temper = len(_INVERSE_TEMPERATURES) * 6 * n * num_classes
-        total += probe.num_folds * (2 * n * d**2 + len(probe.ridges) * (solve + temper))
+        solve = d**3 / 3 + 2 * d**2 * num_classes + 4 * fold * d * num_classes
+        temper = len(_INVERSE_TEMPERATURES) * 6 * fold * num_classes
+        total += probe.num_folds * (2 * (n - 2 * fold) * d**2 + len(probe.ridges) * (solve + temper))
     return (1 + len(TARGETS)) * total
 
 

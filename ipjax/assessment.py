@@ -7,6 +7,7 @@ halves (Strong et al. 1998), and warnings in words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,9 +18,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked, varying
+from ipjax.estimators.base import Estimate, Estimator, Labels, checked, together, varying
+from ipjax.estimators.kde import held
 from ipjax.files import Record
 
 _MIN_PER_CLASS = 20
@@ -59,7 +60,7 @@ def assess(
     check_counts(num_null, num_subsamples)
     check_estimator(estimator)
     x, y = checked(x, y)
-    return assess_checked(x, y, estimator, num_null, num_subsamples, jax.random.key(seed))
+    return assess_checked(x, {"x": y}, estimator, num_null, num_subsamples, jax.random.key(seed))["x"]
 
 
 def check_estimator(estimator: Any) -> None:
@@ -77,21 +78,39 @@ def check_counts(num_null: int, num_subsamples: int) -> None:
 
 def assess_checked(
     x: Float[Array, "n d"],
-    y: Labels | Array,
+    ys: Mapping[str, Labels | Array],
     estimator: Estimator,
     num_null: int,
     num_subsamples: int,
     key: Array,
     *,
-    what: str = "x",
-) -> Record:
-    """`assess` of what `ipjax.estimators.base.checked` returned; the same key draws the same halves for any x and y."""
+    where: str = "",
+) -> dict[str, Record]:
+    """`assess` of what `ipjax.estimators.base.checked` returned, for each y by name (which errors give, with `where`).
+
+    The same key draws the same shuffles and halves for any x and y.
+    """
     if len(x) < 4 and num_subsamples:
         raise ValueError(f"samples: expected at least 4 to draw halves from, got {len(x)}; pass num_subsamples=0 for fewer")
-    if isinstance(y, Labels) and y.distinct:
-        num_null = 0
-    measured = _measure(estimator, x, y, key, num_null, num_subsamples)
-    estimate, nulls, halves = jax.device_get(measured)
+    shuffles = 0 if all(map(_distinct, ys.values())) else num_null
+    measured = jax.device_get(_measure(estimator, x, list(ys.values()), key, shuffles, num_subsamples))
+    features, records = np.asarray(x), {}
+    constant, hashes = x.shape[1] - int(varying(features).sum()), [hash(row.tobytes()) for row in features]
+    of_features = f"{constant} of {x.shape[1]} features do not vary, or too little beside the others for single precision"
+    for (name, y), of_y in zip(ys.items(), measured, strict=True):
+        record = _record(*of_y, 0 if _distinct(y) else num_null, num_subsamples, name + where)
+        own = getattr(estimator, "warnings", lambda x, y: ())(x, y)
+        objections = [*_of_labels(y), *([of_features] if constant else ()), *_of_copies(hashes, y), *own, *_of_record(record)]
+        records[name] = record | {"warnings": "; ".join(objections) or None}
+    return records
+
+
+def _distinct(y: Labels | Array) -> bool:
+    return isinstance(y, Labels) and y.distinct
+
+
+def _record(estimate: Estimate, nulls: ArrayLike, halves: ArrayLike, num_null: int, num_subsamples: int, what: str) -> Record:
+    """What `assess` returns, but the warnings."""
     record = describe(estimate, what)
     if not (np.isfinite(nulls).all() and np.isfinite(halves).all()):
         raise ValueError(f"{what}: the estimator gave numbers that are not finite on shuffles or halves; use more samples")
@@ -105,7 +124,7 @@ def assess_checked(
         "extrapolated": float(2 * value - np.mean(halves)) if num_subsamples else None,
         "subsamples": tuple(float(half) for half in halves) if num_subsamples else None,
     }
-    return record | {"warnings": "; ".join([*_of_data(x, y, estimator), *_of_record(record)]) or None}
+    return record
 
 
 def describe(estimate: Estimate, what: str = "x") -> Record:
@@ -129,8 +148,10 @@ def spread(halves: ArrayLike, among: int = 1) -> float:
     Over subsets of m of n samples a mean varies by σ² (1/m - 1/n), on n samples by σ²/n: for halves the same. It covers the
     sampling spread alone, not an estimator's bias.
     """
+    from scipy.special import stdtrit  # takes long to import
+
     halves = np.asarray(halves)
-    return float(stats.t.ppf(1 - 0.025 / among, len(halves) - 1) * np.std(halves, ddof=1))
+    return float(stdtrit(len(halves) - 1, 1 - 0.025 / among) * np.std(halves, ddof=1))
 
 
 def within_null(record: Record, variable: str = "label") -> bool:
@@ -147,58 +168,70 @@ def few_per_class(labels: ArrayLike) -> dict[int, int]:
 
 @partial(jax.jit, static_argnames=("num_null", "num_subsamples"))
 def _measure(
-    estimator: Any, x: Float[Array, "n d"], y: Labels | Array, key: Array, num_null: int, num_subsamples: int
-) -> tuple[Estimate, Float[Array, " nulls"], Float[Array, " subsamples"]]:
-    n = len(x)
+    estimator: Any, features: Float[Array, "n d"], ys: Sequence[Labels | Array], key: Array, num_null: int, num_subsamples: int
+) -> list[tuple[Estimate, Float[Array, " nulls"], Float[Array, " subsamples"]]]:
+    """Of each y, whose shuffles and halves are of the same samples: what depends on the features alone is computed once."""
+    x, n = held(estimator, features), len(features)
     null_key, half_key, own_key = jax.random.split(key, 3)
 
-    def reordered(order: Array) -> Estimate:
-        return estimator(x, replace(y, values=y.values[order]) if isinstance(y, Labels) else y[order], own_key)
+    def shuffled(y: Labels | Array, order: Array) -> Labels | Array:
+        if not isinstance(y, Labels):
+            return y[order]
+        return y if y.distinct else replace(y, values=y.values[order])
 
-    def halved(key: Array) -> Array:
+    def reordered(order: Array) -> list[Estimate]:
+        return together(estimator, x, [shuffled(y, order) for y in ys], own_key)
+
+    def halved(key: Array) -> list[Array]:
         half = jax.random.permutation(key, n)[: n // 2]
-        return estimator(x[half], y[half], own_key).value
+        return [estimate.value for estimate in together(estimator, x[half], [y[half] for y in ys], own_key)]
 
-    # The value and its shuffles run together, mapped over y alone, so that what depends on x is computed once.
+    # The values and their shuffles run together, mapped over y alone.
     orders = jax.vmap(lambda key: jax.random.permutation(key, n))(jax.random.split(null_key, num_null))
-    together = max(1, _AT_ONCE // (512 * n))
+    at_once = max(1, _AT_ONCE // (512 * n))
     orders = jnp.concatenate([jnp.arange(n)[None], orders])
     if num_null == 0:
         estimates = jax.tree.map(lambda leaf: leaf[None], reordered(orders[0]))
-    elif num_null < together:
+    elif num_null < at_once:
         estimates = jax.vmap(reordered)(orders)
     else:
-        estimates = jax.lax.map(reordered, orders, batch_size=together)
-    halves = jax.lax.map(halved, jax.random.split(half_key, num_subsamples)) if num_subsamples else jnp.zeros(0)
-    return jax.tree.map(lambda leaf: leaf[0], estimates), estimates.value[1:], halves
+        estimates = jax.lax.map(reordered, orders, batch_size=at_once)
+    keys = jax.random.split(half_key, num_subsamples)
+    halves = jax.lax.map(halved, keys) if num_subsamples else [jnp.zeros(0)] * len(ys)
+    return [
+        (jax.tree.map(lambda leaf: leaf[0], of_y), of_y.value[1:], of_halves)
+        for of_y, of_halves in zip(estimates, halves, strict=True)
+    ]
 
 
-def _of_data(x: Array, y: Labels | Array, estimator: Any) -> list[str]:
-    """What the sample itself, and the estimator's own look at it, gives to object to."""
+def _of_labels(y: Labels | Array) -> list[str]:
+    """What the labels give to object to."""
     found = []
     if isinstance(y, Labels) and not y.distinct and (few := few_per_class(y.values)):
         found.append(f"{len(few)} of {y.num_classes} classes have fewer than {_MIN_PER_CLASS} samples")
     if isinstance(y, Labels) and y.num_classes == 1:
         found.append("one class only")
-    if constant := x.shape[1] - int(varying(np.asarray(x)).sum()):
-        found.append(f"{constant} of {x.shape[1]} features do not vary, or too little beside the others for single precision")
-    if (share := _copied(np.asarray(x), np.asarray(y.values if isinstance(y, Labels) else y))) > 0.1:
-        found.append(
-            f"{share:.0%} of the samples are copies of others, y included; if drawn twice, null and interval do not hold"
-        )
-    return found + list(getattr(estimator, "warnings", lambda x, y: ())(x, y))
+    return found
 
 
-def _copied(x: np.ndarray, y: np.ndarray) -> float:
+def _of_copies(hashes: Sequence[int], y: Labels | Array) -> list[str]:
+    """What samples of equal features give to object to."""
+    share = _copied(hashes, np.asarray(y.values if isinstance(y, Labels) else y))
+    if share <= 0.1:
+        return []
+    return [f"{share:.0%} of the samples are copies of others, y included; if drawn twice, null and interval do not hold"]
+
+
+def _copied(hashes: Sequence[int], y: np.ndarray) -> float:
     """The share of samples that repeat another one, x and y; 0 where samples of equal x differ in y, as discrete data do."""
     of_x: dict[int, int] = {}
     pairs = set()
-    for row, other in zip(x, y, strict=True):
-        both = (hash(row.tobytes()), hash(other.tobytes()))
+    for row, other in zip(hashes, y, strict=True):
+        both = (row, hash(other.tobytes()))
         if of_x.setdefault(*both) != both[1]:
             return 0.0
         pairs.add(both)
-    return 1 - len(pairs) / len(x)
+    return 1 - len(pairs) / len(hashes)
 
 
 def _of_record(record: Record) -> list[str]:

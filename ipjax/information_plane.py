@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from ipjax import files
 from ipjax.assessment import assess_checked, check_counts, check_estimator, describe
-from ipjax.estimators.base import Estimate, Estimator, Labels, checked, checked_labels, estimate, varying
-from ipjax.estimators.kde import KDE
+from ipjax.estimators.base import Estimate, Estimator, Labels, alike, checked, checked_labels, together, varying
+from ipjax.estimators.kde import KDE, held
 from ipjax.files import Record
 
 
@@ -111,6 +111,13 @@ def measure_plane(
     for name, y in variables.items():
         if len(y) != n:
             raise ValueError(f"samples: expected as many of nuisance {name!r} as labels, got {len(y)} and {n}")
+    every = {"input": (input_information, Labels.unique(n))} | {name: (label_information, y) for name, y in variables.items()}
+    asked: list[tuple[Estimator, dict[str, Labels]]] = []  # an estimator and all that it is asked, at once
+    for name, (estimator, y) in every.items():
+        if asked and alike(asked[-1][0], estimator):
+            asked[-1][1][name] = y
+        elif estimator is not None:
+            asked.append((estimator, {name: y}))
     key = jax.random.key(seed)
     records = []
     for depth, layer in enumerate(track(tuple(features))):
@@ -129,12 +136,11 @@ def measure_plane(
             "num_features": (num_varying := int(varying(np.asarray(x)).sum())),
             "num_constant": x.shape[1] - num_varying,
         }
-        asked = [] if input_information is None else [("input", Labels.unique(n), input_information)]
-        if label_information is not None:
-            asked += [(name, y, label_information) for name, y in variables.items()]
-        for name, y, estimator in asked:
-            what = f"{name} information of layer {layer!r}"
-            record |= _named(name, assess_checked(x, y, estimator, num_null, num_subsamples, key, what=what))
+        where = f" information of layer {layer!r}"
+        for estimator, ys in asked:
+            found = assess_checked(x, ys, estimator, num_null, num_subsamples, key, where=where)
+            for name, of_variable in found.items():
+                record |= _named(name, of_variable)
         records.append(record)
     return InformationPlane(tuple(records))
 
@@ -174,33 +180,38 @@ def profile(
         what = f"features of layer {layer!r}"
         x, _ = checked(features[layer], y, what=what)
         variables = {"input": Labels.unique(len(y)), "label": y} if input_axis else {"label": y}
-        estimates = {name: _sweep(estimators, x, variable) for name, variable in variables.items()}
-        for i, value in enumerate(values):
+        estimates = _sweep(estimators, x, list(variables.values()))
+        for value, of_value in zip(values, estimates, strict=True):
             record: Record = {
                 "representation": representation,
                 "layer": layer,
                 "depth": depth,
                 setting: value if np.isscalar(value) else repr(value),
             }
-            for variable, of_values in estimates.items():
-                record |= _named(variable, describe(of_values[i], what))
+            for variable, found in zip(variables, of_value, strict=True):
+                record |= _named(variable, describe(found, what))
             records.append(record)
     return InformationPlane(tuple(records))
 
 
-def _sweep(estimators: Sequence[Any], x: Array, y: Labels) -> list[Estimate]:
-    """The estimate by each of some estimators of one class, mapped where they differ in leaves alone."""
-    key = jax.random.key(0)
+def _sweep(estimators: Sequence[Any], x: Array, ys: list[Labels]) -> list[list[Estimate]]:
+    """The estimates by each of some estimators of one class for each y, mapped where the estimators differ in leaves alone."""
     if len({jax.tree.structure(one) for one in estimators}) > 1 or not jax.tree.leaves(estimators):
-        return jax.device_get([estimate(one, x, y, key) for one in estimators])
+        return jax.device_get([_estimates(one, x, ys) for one in estimators])
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, x.dtype), *estimators)
-    together = jax.device_get(_mapped(stacked, x, y, key))
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in range(len(estimators))]
+    found = jax.device_get(_mapped(stacked, x, ys))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(estimators))]
 
 
 @jax.jit
-def _mapped(estimators: Any, x: Array, y: Labels, key: Array) -> Estimate:
-    return jax.vmap(lambda one: one(x, y, key))(estimators)
+def _estimates(estimator: Any, x: Array, ys: list[Labels]) -> list[Estimate]:
+    return together(estimator, held(estimator, x), ys, jax.random.key(0))
+
+
+@jax.jit
+def _mapped(estimators: Any, x: Array, ys: list[Labels]) -> list[Estimate]:
+    shared = held(estimators, x)
+    return jax.vmap(lambda one: together(one, shared, ys, jax.random.key(0)))(estimators)
 
 
 def _named(variable: str, record: Record) -> Record:

@@ -58,8 +58,8 @@ def test_order_2_by_squares_equals_order_2_by_eigenvalues():
     x, _ = sample()
     with jax.enable_x64(True):
         kernel = gaussian_kernel(jnp.asarray(x), 0.5)
-        by_squares = _by_squares(kernel, kernel, 60)
-        chex.assert_trees_all_close(by_squares, _by_eigenvalues(kernel, kernel, 60, 2.0), rtol=1e-10)
+        by_squares = _by_squares(kernel, [kernel], 60)
+        chex.assert_trees_all_close(by_squares, _by_eigenvalues(kernel, [kernel], 60, 2.0), rtol=1e-10)
 
 
 @pytest.mark.parametrize("alpha", ORDERS)

@@ -2,13 +2,15 @@
 
 An estimator is a frozen dataclass of settings, a pytree whose continuous settings are leaves, with one method:
 `estimator(x, y, key) -> Estimate` for `x` [n, dx] and `y` `Labels` or, where the estimator allows it, an array [n, dy].
-It is jit- and vmap-able and does not look at values. I(X; C_l) of a layer's features is asked for with every
+It is jit- and vmap-able and does not look at values. Two things are optional: `estimator.together(x, ys, key)`, the estimates
+for several y, where what depends on x alone is to be computed once; and `pairwise = True` where x may come as
+`ipjax.estimators.kde.Distances`, which several questions share. I(X; C_l) of a layer's features is asked for with every
 sample as a label of its own, `Labels.unique(n)`: what the features tell about which input it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
@@ -130,6 +132,17 @@ def mutual_information(x: ArrayLike, y: ArrayLike | Labels, estimator: Estimator
     """
     x, y = checked(x, y)
     return estimate(estimator, x, y, jax.random.key(0) if key is None else key)
+
+
+def together(estimator: Any, x: Any, ys: Sequence[Labels | Array], key: Array) -> list[Estimate]:
+    """The estimate for each of several y, at once where the estimator can."""
+    return estimator.together(x, ys, key) if hasattr(estimator, "together") else [estimator(x, y, key) for y in ys]
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two estimators are of one kind and have the same settings."""
+    (of_a, kind_a), (of_b, kind_b) = jax.tree.flatten(a), jax.tree.flatten(b)
+    return kind_a == kind_b and all(map(np.array_equal, of_a, of_b))
 
 
 @jax.jit

@@ -7,6 +7,9 @@ planes by Saxe et al. 2018 and Kolchinsky, Tracey and Wolpert 2019.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,7 @@ from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_setti
 
 _ROWS = 512  # rows of the pairwise matrix held at once
 _FEW_CLASSES = 32  # up to here sums over classes are faster as a product with the one-hot labels than by masks
+_HELD = 4096  # samples up to which the distances of all pairs are held, 64 MiB
 MEDIAN_SAMPLES = 500  # the median distance comes from at most this many samples
 
 
@@ -43,33 +47,65 @@ class KDE:
     """
 
     noise: float | Float[Array, ""] = 0.05
+    pairwise: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(noise=self.noise)
 
     def __call__(self, x: Float[Array, "n dx"], y: Labels | Array, key: Array) -> Estimate:
+        return self.together(x, [y], key)[0]
+
+    def together(self, x: Float[Array, "n dx"] | Distances, ys: Sequence[Labels | Array], key: Array) -> list[Estimate]:
+        """The estimate for each of several y, whose kernels of x are computed once."""
         del key
-        if isinstance(y, Labels):
-            return _with_labels(x, y, self.noise)
-        return _with_features(x, y, self.noise)
+        of_labels = iter(_with_labels(x, [y for y in ys if isinstance(y, Labels)], self.noise))
+        return [next(of_labels) if isinstance(y, Labels) else _with_features(x, y, self.noise) for y in ys]
 
 
-def _with_labels(x: Float[Array, "n d"], y: Labels, noise: float | Array) -> Estimate:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances of all pairs of samples, which stand for the samples' features in pairwise estimators."""
+
+    squared: Float[Array, "n n"]
+
+    def __len__(self) -> int:
+        return len(self.squared)
+
+    def __getitem__(self, index: Int[Array, " m"]) -> Distances:
+        """Of some samples."""
+        return Distances(self.squared[index][:, index])
+
+
+def held(estimator: Any, x: Float[Array, "n d"]) -> Array | Distances:
+    """The distances of the features in their place, to be computed once for all that is asked about them: for estimators that
+    are `pairwise`, where one device holds them."""
+    pairwise = getattr(estimator, "pairwise", False) and x.ndim == 2
+    if not pairwise or len(x) > _HELD or _data_devices() > 1:
+        return x
+    return Distances(squared_distances(x, jnp.arange(len(x))))
+
+
+def _with_labels(x: Float[Array, "n d"] | Distances, ys: Sequence[Labels], noise: float | Array) -> list[Estimate]:
+    if not ys:
+        return []
     scale = noise_variance(x, noise)
-    class_size = y.counts()[y.values]
+    class_sizes = [y.counts()[y.values] for y in ys]
 
     def rows(index: Array) -> tuple[Array, Array]:
         def bound(kernel: Array) -> Array:
             everyone = -jnp.log(jnp.sum(kernel, axis=1) / len(x))
-            within = -jnp.log(_class_sums(kernel, y, index) / class_size[index])
-            return jnp.stack([everyone, within])
+            within = [-jnp.log(_class_sums(kernel, y, index) / size[index]) for y, size in zip(ys, class_sizes, strict=True)]
+            return jnp.stack([everyone, *within])
 
         kl, bd = _kernels(squared_distances(x, index) / scale)
         return bound(kl), bound(bd)
 
-    kl, bd = by_rows(rows, len(x))
-    (kl_all, kl_class), (bd_all, bd_class) = jnp.mean(kl, axis=1), jnp.mean(bd, axis=1)
-    return Estimate(kl_all - kl_class, bd_all - kl_class, kl_all - bd_class, y.entropy())
+    (kl_all, *kl_classes), (bd_all, *bd_classes) = (jnp.mean(bound, axis=1) for bound in by_rows(rows, len(x)))
+    return [
+        Estimate(kl_all - kl, bd_all - kl, kl_all - bd, y.entropy())
+        for y, kl, bd in zip(ys, kl_classes, bd_classes, strict=True)
+    ]
 
 
 def _kernels(squared: Array) -> tuple[Array, Array]:
@@ -80,6 +116,8 @@ def _kernels(squared: Array) -> tuple[Array, Array]:
 
 def _class_sums(kernel: Float[Array, "m n"], y: Labels, rows: Int[Array, " m"]) -> Float[Array, " m"]:
     """The kernel's sum of every row over the samples of the row's class."""
+    if y.distinct:
+        return jnp.ones(len(rows), kernel.dtype)  # of the sample itself
     if y.num_classes > _FEW_CLASSES:
         return jnp.sum(jnp.where(y.values[rows][:, None] == y.values[None, :], kernel, 0), axis=1)
     members = jax.nn.one_hot(y.values, y.num_classes, dtype=kernel.dtype)
@@ -87,7 +125,7 @@ def _class_sums(kernel: Float[Array, "m n"], y: Labels, rows: Int[Array, " m"]) 
     return jnp.sum(of_classes * members[rows], axis=1)
 
 
-def _with_features(x: Float[Array, "n dx"], y: Float[Array, "n dy"], noise: float | Array) -> Estimate:
+def _with_features(x: Float[Array, "n dx"] | Distances, y: Float[Array, "n dy"], noise: float | Array) -> Estimate:
     x_scale, y_scale = noise_variance(x, noise), noise_variance(y, noise)
 
     def rows(index: Array) -> tuple[Array, Array]:
@@ -104,7 +142,7 @@ def _with_features(x: Float[Array, "n dx"], y: Float[Array, "n dy"], noise: floa
     return Estimate(kl_x + kl_y - kl_xy, bd_x + bd_y - kl_xy, kl_x + kl_y - bd_xy, jnp.log(float(len(x))))
 
 
-def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array, ""]:
+def noise_variance(x: Float[Array, "n d"] | Distances, noise: float | Array) -> Float[Array, ""]:
     """s² = noise x the median squared distance of the pairs in the sample, or in 500 of it drawn by a fixed seed.
 
     Where most pairs coincide and the median is 0 to rounding, the mean squared distance of all pairs stands in for it;
@@ -113,7 +151,7 @@ def noise_variance(x: Float[Array, "n d"], noise: float | Array) -> Float[Array,
     sample = x[some_samples(len(x), MEDIAN_SAMPLES)]
     squared = squared_distances(sample, jnp.arange(len(sample)))
     middle = _median(squared.ravel()[1:].reshape(len(sample) - 1, -1)[:, :-1])  # without the diagonal
-    mean = 2 * jnp.sum(jnp.var(x, axis=0))
+    mean = jnp.mean(x.squared) if isinstance(x, Distances) else 2 * jnp.sum(jnp.var(x, axis=0))
     typical = jnp.where(middle > 1e-5 * mean, middle, mean)
     return jnp.where(typical > 0, noise * typical, 1)
 
@@ -134,8 +172,10 @@ def _median(values: Float[Array, "m ..."]) -> Float[Array, ""]:
     return jnp.max(jnp.where(constants <= found, values, 0))  # the value itself, which has a gradient
 
 
-def squared_distances(x: Float[Array, "n d"], rows: Int[Array, " m"]) -> Float[Array, "m n"]:
+def squared_distances(x: Float[Array, "n d"] | Distances, rows: Int[Array, " m"]) -> Float[Array, "m n"]:
     """Squared Euclidean distances of some rows to all; exactly 0 on the diagonal."""
+    if isinstance(x, Distances):
+        return x.squared[rows]
     x = x - jnp.mean(x, axis=0)  # keeps the cancellation below small
     norms = jnp.sum(x * x, axis=1)
     products = jnp.matmul(x[rows], x.T, precision=jax.lax.Precision.HIGHEST)

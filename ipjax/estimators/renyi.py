@@ -8,17 +8,20 @@ Sanchez Giraldo, Rao and Principe 2015, "Measures of Entropy from Data Using Inf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings
-from ipjax.estimators.kde import by_rows, noise_variance, squared_distances
+from ipjax.estimators.kde import Distances, by_rows, noise_variance, squared_distances
 
+Entropies = tuple[Float[Array, "3"], Float[Array, " n"]]
 Kernel = Callable[[Int[Array, " m"]], Float[Array, "m n"]]  # some rows of a kernel matrix, 1 on its diagonal
 
 _NEAR_1 = 1e-3  # orders whose power sums round too much; their entropies differ from the limit by as little
@@ -53,6 +56,7 @@ class Renyi:
 
     alpha: float = field(default=2.0, metadata={"static": True})
     width: float | Float[Array, ""] = 0.5
+    pairwise: ClassVar[bool] = True
 
     def __post_init__(self):
         if not 0 < self.alpha < math.inf:
@@ -60,6 +64,10 @@ class Renyi:
         check_positive(width=self.width)
 
     def __call__(self, x: Float[Array, "n *shape"], y: Labels | Array, key: Array) -> Estimate:
+        return self.together(x, [y], key)[0]
+
+    def together(self, x: Float[Array, "n *shape"] | Distances, ys: Sequence[Labels | Array], key: Array) -> list[Estimate]:
+        """The estimate for each of several y, whose kernel of x is computed once."""
         del key
         n = len(x)
         if self.alpha != 2 and n > _MOST_SAMPLES:
@@ -68,20 +76,23 @@ class Renyi:
                 "use alpha=2, which needs none, or fewer samples"
             )
         of_x = gaussian_kernel(x, self.width)
-        of_y = label_kernel(y) if isinstance(y, Labels) else gaussian_kernel(y, self.width)
-        if self.alpha == 2:
-            (s_x, s_y, s_xy), influence = _by_squares(of_x, of_y, n)
-        else:
-            (s_x, s_y, s_xy), influence = _by_eigenvalues(of_x, of_y, n, self.alpha)
-        value = s_x + s_y - s_xy
-        margin = 1.96 * jnp.std(influence) / math.sqrt(n)
-        ceiling = s_y if isinstance(y, Labels) else jnp.full_like(value, math.log(n))
-        return Estimate(value, value - margin, value + margin, ceiling)
+        of_ys = [label_kernel(y) if isinstance(y, Labels) else gaussian_kernel(y, self.width) for y in ys]
+        found = _by_squares(of_x, of_ys, n) if self.alpha == 2 else _by_eigenvalues(of_x, of_ys, n, self.alpha)
+        estimates = []
+        for y, ((s_x, s_y, s_xy), influence) in zip(ys, found, strict=True):
+            value = s_x + s_y - s_xy
+            margin = 1.96 * jnp.std(influence) / math.sqrt(n)
+            ceiling = s_y if isinstance(y, Labels) else jnp.full_like(value, math.log(n))
+            estimates.append(Estimate(value, value - margin, value + margin, ceiling))
+        return estimates
 
 
-def gaussian_kernel(x: Float[Array, "n *shape"], width: float | Array) -> Kernel:
+def gaussian_kernel(x: Float[Array, "n *shape"] | Distances, width: float | Array) -> Kernel:
     """exp(-|x_i - x_j|² / 2σ²), σ² = width x median squared distance; with a last axis of channels, the product of theirs."""
-    channels = x[:, :, None] if x.ndim == 2 else x.reshape(len(x), -1, x.shape[-1])
+    if isinstance(x, Distances) or x.ndim == 2:
+        variance = noise_variance(x, width)
+        return lambda rows: jnp.exp(-squared_distances(x, rows) / (2 * variance))
+    channels = x.reshape(len(x), -1, x.shape[-1])
     variances = jax.lax.map(lambda channel: noise_variance(channel, width), jnp.moveaxis(channels, -1, 0))
     scaled = (channels / jnp.sqrt(variances)).reshape(len(x), -1)
     return lambda rows: jnp.exp(-squared_distances(scaled, rows) / 2)
@@ -92,25 +103,33 @@ def label_kernel(y: Labels) -> Kernel:
     return lambda rows: (y.values[rows][:, None] == y.values[None, :]) * 1.0
 
 
-def _by_squares(of_x: Kernel, of_y: Kernel, n: int) -> tuple[Float[Array, "3"], Float[Array, " n"]]:
-    """S(A), S(B) and S(A, B) of order 2, and how the information changes with the weight of each sample."""
+def _by_squares(of_x: Kernel, of_ys: Sequence[Kernel], n: int) -> list[Entropies]:
+    """S(A), S(B) and S(A, B) of order 2 for each B, and how the information changes with the weight of each sample."""
 
     def rows(index: Array) -> tuple[Array]:
-        a, b = of_x(index) ** 2, of_y(index) ** 2
-        return (jnp.stack([jnp.mean(a, axis=1), jnp.mean(b, axis=1), jnp.mean(a * b, axis=1)]),)
+        a, bs = of_x(index) ** 2, [of_y(index) ** 2 for of_y in of_ys]
+        return (jnp.stack([jnp.mean(kernel, axis=1) for kernel in (a, *bs, *(a * b for b in bs))]),)
 
     (each,) = by_rows(rows, n)  # tr A² = mean K²
     squares = jnp.mean(each, axis=1)
-    influence = -2 * each / squares[:, None]
-    return -jnp.log(squares), influence[0] + influence[1] - influence[2]
+    influence, entropies = -2 * each / squares[:, None], -jnp.log(squares)
+    count = len(of_ys)
+    return [
+        (entropies[np.array([0, i, i + count])], influence[0] + influence[i] - influence[i + count])
+        for i in range(1, count + 1)
+    ]
 
 
-def _by_eigenvalues(of_x: Kernel, of_y: Kernel, n: int, alpha: float) -> tuple[Float[Array, "3"], Float[Array, " n"]]:
+def _by_eigenvalues(of_x: Kernel, of_ys: Sequence[Kernel], n: int, alpha: float) -> list[Entropies]:
     """The same of any order."""
-    a, b = of_x(jnp.arange(n)) / n, of_y(jnp.arange(n)) / n
-    # One by one and not mapped, so that shuffles of y, mapped over, share the eigenvalues of x.
-    (s_x, of_a), (s_y, of_b), (s_xy, of_both) = (spectral_entropy(kernel, alpha) for kernel in (a, b, n * a * b))
-    return jnp.stack([s_x, s_y, s_xy]), of_a + of_b - of_both
+    a = of_x(jnp.arange(n)) / n
+    s_x, of_a = spectral_entropy(a, alpha)
+    found = []
+    for of_y in of_ys:
+        b = of_y(jnp.arange(n)) / n
+        (s_y, of_b), (s_xy, of_both) = (spectral_entropy(kernel, alpha) for kernel in (b, n * a * b))
+        found.append((jnp.stack([s_x, s_y, s_xy]), of_a + of_b - of_both))
+    return found
 
 
 def spectral_entropy(a: Float[Array, "n n"], alpha: float) -> tuple[Float[Array, ""], Float[Array, " n"]]:
