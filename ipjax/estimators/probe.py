@@ -11,12 +11,14 @@ from dataclasses import field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from ipjax.estimators.base import Estimate, Labels, pytree_settings
 
 _INVERSE_TEMPERATURES = (0.0, *(2.0 ** (k / 2) for k in range(-12, 7)))
+_AT_ONCE = 2**18  # scores of samples, at the temperatures that are tried together
 
 
 @pytree_settings
@@ -60,14 +62,15 @@ class Probe:
             raise ValueError(
                 f"Probe: expected at least {self.num_folds} samples, one in each fold, got {len(y)}; use more samples"
             )
-        folds = balanced_folds(y, self.num_folds, key)
+        folds = _members(balanced_folds(y, self.num_folds, key), self.num_folds)
         ridges = jnp.asarray(self.ridges, x.dtype)
 
-        def held_out(fold: Array) -> Float[Array, " n"]:
-            test, calibration = folds == fold, folds == (fold + 1) % self.num_folds
-            return jnp.where(test, _log_likelihood(x, y, ~(test | calibration), calibration, ridges), 0)
+        def held_out(fold: Array) -> Float[Array, " m"]:
+            test, calibration, *fit = jnp.roll(folds, -fold, axis=0)
+            return _log_likelihood(x, y, jnp.concatenate(fit), calibration, test, ridges)
 
-        log_q = jnp.sum(jax.lax.map(held_out, jnp.arange(self.num_folds)), axis=0)
+        of_folds = jax.lax.map(held_out, jnp.arange(self.num_folds))
+        log_q = jnp.zeros(len(y), x.dtype).at[folds].set(of_folds, mode="drop")
         gain = log_q - jnp.log(y.counts() / len(y))[y.values]  # its mean is H(Y) - cross-entropy
         value = jnp.mean(gain)
         margin = 1.96 * jnp.std(gain) / jnp.sqrt(len(y))
@@ -80,45 +83,69 @@ def balanced_folds(y: Labels, num_folds: int, key: Array) -> Int[Array, " n"]:
     return jnp.zeros(len(y), jnp.int32).at[order].set((jnp.arange(len(y)) % num_folds).astype(jnp.int32))
 
 
-def _log_likelihood(
-    x: Float[Array, "n d"], y: Labels, fit: Bool[Array, " n"], calibrate: Bool[Array, " n"], ridges: Float[Array, " r"]
-) -> Float[Array, " n"]:
-    """ln q(y | x) of every sample by the probe fitted and calibrated on the marked ones."""
-    scores = _scores(x, y, fit, ridges)
-    log_prior = jnp.log(y.counts() / len(y))
-    doubt = 1 / (jnp.sum(calibrate) + 1)  # so few samples cannot vouch for more certainty than this (rule of succession)
+def _members(folds: Int[Array, " n"], num_folds: int) -> Int[Array, "folds m"]:
+    """The samples of every fold; n, which is none, at the end of those that have one less."""
+    n = len(folds)
+    sizes = np.bincount(np.arange(n) % num_folds)
+    place = np.cumsum(sizes)[:, None] - sizes[:, None] + np.arange(sizes[0])
+    return jnp.where(np.arange(sizes[0]) < sizes[:, None], jnp.argsort(folds)[np.minimum(place, n - 1)], n)
 
-    def log_q(scores: Array, inverse_temperature: Array) -> Float[Array, " n"]:
-        logits = jax.nn.log_softmax(inverse_temperature * scores + log_prior, axis=-1)
-        logits = jnp.logaddexp(jnp.log1p(-doubt) + logits, jnp.log(doubt) + log_prior)
-        return jnp.take_along_axis(logits, y.values[:, None], axis=1)[:, 0]
+
+def _log_likelihood(
+    x: Float[Array, "n d"],
+    y: Labels,
+    fit: Int[Array, " f"],
+    calibration: Int[Array, " m"],
+    test: Int[Array, " m"],
+    ridges: Float[Array, " r"],
+) -> Float[Array, " m"]:
+    """ln q(y | x) of the test samples by the probe fitted on some samples and calibrated on others."""
+    scores = _scores(x, y, fit, jnp.concatenate([calibration, test]), ridges)
+    log_prior = jnp.log(y.counts() / len(y))
+    counted = calibration < len(y)
+    doubt = 1 / (jnp.sum(counted) + 1)  # so few samples cannot vouch for more certainty than this (rule of succession)
+
+    def log_q(scores: Float[Array, "m classes"], samples: Array, inverse_temperature: Array) -> Float[Array, " m"]:
+        own = y.values.at[samples].get(mode="clip")
+        logits = inverse_temperature * scores + log_prior
+        logits = logits - jnp.max(logits, axis=1, keepdims=True)  # large ones would round the difference below
+        of_label = jnp.sum(jnp.where(own[:, None] == jnp.arange(y.num_classes), logits, 0), axis=1)
+        known = of_label - jnp.log(jnp.sum(jnp.exp(logits), axis=1))
+        return jnp.logaddexp(jnp.log1p(-doubt) + known, jnp.log(doubt) + log_prior[own])
+
+    def quality(scores: Float[Array, "m classes"]) -> Float[Array, " temperatures"]:
+        def of(inverse_temperature: Array) -> Array:
+            return jnp.sum(jnp.where(counted, log_q(scores, calibration, inverse_temperature), 0))
+
+        return jax.lax.map(of, inverse_temperatures, batch_size=max(1, _AT_ONCE // scores.size))
 
     inverse_temperatures = jnp.asarray(_INVERSE_TEMPERATURES, x.dtype)
-    # One by one: all candidates' scores of many classes would not fit.
-    candidates = jax.lax.map(lambda s: jax.lax.map(lambda t: log_q(s, t), inverse_temperatures), scores)
-    quality = jnp.sum(jnp.where(calibrate, candidates, 0), axis=-1)
-    best = jnp.argmax(quality)
-    return candidates.reshape(-1, len(x))[best]
+    of_calibration, of_test = jnp.split(scores, 2, axis=1)
+    ridge, temperature = jnp.divmod(jnp.argmax(jax.lax.map(quality, of_calibration)), len(inverse_temperatures))
+    return log_q(of_test[ridge], test, inverse_temperatures[temperature])
 
 
 def _scores(
-    x: Float[Array, "n d"], y: Labels, fit: Bool[Array, " n"], ridges: Float[Array, " r"]
-) -> Float[Array, "r n classes"]:
-    """Discriminant scores for each ridge, fitted on the marked samples."""
-    weight = fit.astype(x.dtype) / jnp.sum(fit)
-    mean = weight @ x
-    deviation = jnp.sqrt(weight @ (x - mean) ** 2)
-    x = (x - mean) / jnp.where(deviation > 0, deviation, 1)
-    members = jax.nn.one_hot(y.values, y.num_classes, dtype=x.dtype) * weight[:, None]
+    x: Float[Array, "n d"], y: Labels, fit: Int[Array, " f"], judged: Int[Array, " j"], ridges: Float[Array, " r"]
+) -> Float[Array, "r j classes"]:
+    """Discriminant scores of some samples for each ridge, fitted on others."""
+    weight = (fit < len(y)).astype(x.dtype)
+    weight = weight / jnp.sum(weight)
+    own, judged_rows, rows = (values.at[i].get(mode="clip") for values, i in ((y.values, fit), (x, judged), (x, fit)))
+    mean = weight @ rows
+    deviation = jnp.sqrt(weight @ (rows - mean) ** 2)
+    rows, judged_rows = ((values - mean) / jnp.where(deviation > 0, deviation, 1) for values in (rows, judged_rows))
+    members = jax.nn.one_hot(own, y.num_classes, dtype=x.dtype) * weight[:, None]
     frequency = jnp.sum(members, axis=0)
-    means = (members.T @ x) / jnp.where(frequency > 0, frequency, 1)[:, None]
-    within = x - means[y.values]
-    covariance = (within * weight[:, None]).T @ within
+    means = (members.T @ rows) / jnp.where(frequency > 0, frequency, 1)[:, None]
+    within = (rows - means[own]) * jnp.sqrt(weight)[:, None]
+    covariance = within.T @ within
     size = jnp.trace(covariance) / jnp.maximum(jnp.sum(deviation > 0), 1)  # mean over the features that vary
 
-    def score(ridge: Array) -> Float[Array, "n classes"]:
+    def score(ridge: Array) -> Float[Array, "j classes"]:
         shrunk = covariance + (ridge * size + 1e-6) * jnp.eye(len(covariance), dtype=x.dtype)
-        directions = jax.scipy.linalg.solve(shrunk, means.T, assume_a="pos")
-        return x @ directions - jnp.sum(means.T * directions, axis=0) / 2
+        factor = jax.lax.linalg.cholesky(shrunk, symmetrize_input=False)
+        directions = jax.scipy.linalg.cho_solve((factor, True), means.T)
+        return judged_rows @ directions - jnp.sum(means.T * directions, axis=0) / 2
 
     return jax.vmap(score)(ridges)
