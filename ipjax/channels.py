@@ -45,29 +45,8 @@ def label_information(features: ArrayLike, labels: ArrayLike, num_neighbors: int
     negative, not integers or all different, or `num_neighbors` below 1 or not below n.
     """
     columns = _checked(features)
-    y = checked_labels(labels, "labels")
-    n = columns.shape[1]
-    if len(y) != n:
-        raise ValueError(f"samples: expected as many features as labels, got {n} and {len(y)}")
-    if not 1 <= num_neighbors < n:
-        raise ValueError(f"num_neighbors: expected from 1 to {n - 1}, one less than the samples, got {num_neighbors}")
-    if y.distinct:
-        raise ValueError("labels: all are different, so no sample has a neighbour in its class; expected classes that repeat")
-    values = np.asarray(y.values)
-    sizes = np.bincount(values)
-    kept = sizes[values] > 1
-    columns, values, sizes = columns[:, kept], values[kept], sizes[sizes > 1]
-    order = np.argsort(values, kind="stable")
-    ends = np.cumsum(sizes)
-    start, end = np.repeat(ends - sizes, sizes), np.repeat(ends, sizes)
-
-    def block(columns: np.ndarray) -> Array:
-        by_class = columns[:, order]
-        for last, size in zip(ends, sizes, strict=True):
-            by_class[:, last - size : last].sort(axis=1)
-        return _label_information(np.sort(columns, axis=1), by_class, start, end, num_neighbors)
-
-    return _by_blocks(block, columns)
+    y = _checked_classes(labels, columns.shape[1], num_neighbors)
+    return _about_label(columns, np.sort(columns, axis=1), y, num_neighbors)
 
 
 def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, " channels"]:
@@ -84,12 +63,8 @@ def input_information(features: ArrayLike, noise: float = 0.05) -> Float[Array, 
     **Raises:** `ValueError` for features that are not finite floating `[n, channels]`, or another `noise`.
     """
     check_positive(noise=noise)
-
-    def block(columns: np.ndarray) -> Array:
-        sample = np.sort(columns[:, some_samples(columns.shape[1], MEDIAN_SAMPLES)], axis=1)
-        return _input_information(np.sort(columns, axis=1), sample, noise)
-
-    return _by_blocks(block, _checked(features))
+    columns = _checked(features)
+    return _about_input(columns, np.sort(columns, axis=1), noise)
 
 
 def measure_channels(
@@ -127,16 +102,19 @@ def measure_channels(
         raise ValueError(f"num_null: expected 0 or more, got {num_null}")
     arrays = {layer: np.asarray(values) for layer, values in features.items()}
     n = len(checked_labels(labels, "labels"))
+    parts = []
     for layer, values in arrays.items():
-        _checked(values, f"features of layer {layer!r}")
+        parts.append(_checked(values, f"features of layer {layer!r}"))
         if len(values) != n:
             raise ValueError(f"features of layer {layer!r}: expected as many samples as labels, {n}, got {len(values)}")
-    # One array of all channels: a single shape is compiled.
-    widths = [values.shape[1] for values in arrays.values()]
-    everything, layer_ends = np.concatenate(list(arrays.values()), axis=1), np.cumsum(widths)[:-1]
-    about_input = np.split(np.asarray(input_information(everything, noise)), layer_ends)
+    check_positive(noise=noise)
+    y, num_neighbors = _checked_classes(labels, n, Ross().num_neighbors), Ross().num_neighbors
+    # One array of all channels: a single shape is compiled. Sorted once for all that is asked about them.
+    columns, layer_ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
+    ordered = np.sort(columns, axis=1)
+    about_input = np.split(np.asarray(_about_input(columns, ordered, noise)), layer_ends)
     orders = [np.arange(n), *(np.random.default_rng([seed, i]).permutation(n) for i in range(num_null))]
-    passes = [np.asarray(label_information(everything, np.asarray(labels)[orders[i]])) for i in track(range(len(orders)))]
+    passes = [np.asarray(_about_label(columns, ordered, y[orders[i]], num_neighbors)) for i in track(range(len(orders)))]
     label = np.split(np.stack(passes), layer_ends, axis=1)
     records = []
     for depth, (layer, of_label, of_input) in enumerate(zip(arrays, label, about_input, strict=True)):
@@ -209,61 +187,98 @@ def _concentration(records: Sequence[Record]) -> Concentration:
     return Concentration(len(records), len(known), int(holding_half))
 
 
+def _about_label(
+    columns: Float[np.ndarray, "c n"], ordered: Float[np.ndarray, "c n"], y: Int[np.ndarray, " n"], k: int
+) -> Float[Array, " c"]:
+    """`label_information` of channels, as they come and in ascending order."""
+    sizes = np.bincount(y)
+    kept = sizes[y] > 1
+    if not kept.all():
+        columns, y, sizes = columns[:, kept], y[kept], sizes[sizes > 1]
+        ordered = np.sort(columns, axis=1)
+    order, ends = np.argsort(y, kind="stable"), np.cumsum(sizes)
+    start, end = np.repeat(ends - sizes, sizes), np.repeat(ends, sizes)
+
+    def block(columns: np.ndarray, ordered: np.ndarray) -> Array:
+        by_class = columns[:, order]
+        for last, size in zip(ends, sizes, strict=True):
+            by_class[:, last - size : last].sort(axis=1)
+        return _label_information(ordered, by_class, start, end, k)
+
+    return _by_blocks(block, columns, ordered)
+
+
+def _about_input(
+    columns: Float[np.ndarray, "c n"], ordered: Float[np.ndarray, "c n"], noise: float | Array
+) -> Float[Array, " c"]:
+    """`input_information` of channels, as they come and in ascending order."""
+    some = some_samples(columns.shape[1], MEDIAN_SAMPLES)
+
+    def block(columns: np.ndarray, ordered: np.ndarray) -> Array:
+        return _input_information(ordered, np.sort(columns[:, some], axis=1), noise)
+
+    return _by_blocks(block, columns, ordered)
+
+
 @partial(jax.jit, static_argnames="k")
 def _label_information(
     ordered: Float[Array, "c n"], by_class: Float[Array, "c n"], start: Int[Array, " n"], end: Int[Array, " n"], k: int
 ) -> Float[Array, " c"]:
     """Ross's estimate from the channels' values in ascending order, and once more within each class, which takes the places
     from `start` to `end`."""
-    place = jnp.arange(len(start))
-    size = end - start
+    n, place, size = len(start), jnp.arange(len(start)), end - start
     neighbours = jnp.minimum(k, size - 1)
     radius = jnp.full_like(by_class, jnp.inf)
+    farthest = by_class[:, jnp.minimum(place + neighbours, n - 1)]
     for below in range(k + 1):  # the k neighbours in a class are a window: some below, the others above
-        first, last = place - below, place + neighbours - below
-        inside = (first >= start) & (last < end) & (below <= neighbours)
-        first, last = (jnp.clip(index, 0, len(start) - 1) for index in (first, last))
-        reach = jnp.maximum(by_class - by_class[:, first], by_class[:, last] - by_class)
+        inside = (place - below >= start) & (place + neighbours - below < end) & (below <= neighbours)
+        first, last = (jnp.roll(values, below, axis=1) for values in (by_class, farthest))
+        reach = jnp.maximum(by_class - first, last - by_class)
         radius = jnp.where(inside & (reach < radius), reach, radius)
-    count = jax.vmap(_count_within, in_axes=(0, 0, 0, None, None))
     itself = (radius == 0).astype(jnp.int32) - 1
-    own = count(by_class, by_class, radius, start, end) + itself
-    everyone = count(ordered, by_class, radius, jnp.zeros_like(start), jnp.full_like(end, len(end))) + itself
+    own = _count_within(by_class, by_class, radius, start, end) + itself
+    everyone = _count_within(ordered, by_class, radius, jnp.zeros_like(start), jnp.full_like(end, n)) + itself
     counts = own.astype(radius.dtype), everyone.astype(radius.dtype)
     return jax.vmap(lambda own, everyone: information(own, everyone, size.astype(radius.dtype))[0])(*counts)
 
 
 def _count_within(
-    ordered: Float[Array, " n"],
-    centre: Float[Array, " n"],
-    radius: Float[Array, " n"],
+    ordered: Float[Array, "c n"],
+    centre: Float[Array, "c n"],
+    radius: Float[Array, "c n"],
     start: Int[Array, " n"],
     end: Int[Array, " n"],
-) -> Int[Array, " n"]:
+) -> Int[Array, "c n"]:
     """How many values, among those from `start` to `end`, lie no farther from each centre than its radius.
 
     The searches compare differences, as the radius is one: centre + radius would round to either side of the neighbour.
     """
+    farther = _first(ordered, lambda values: values - centre > radius, start, end)
+    return farther - _first(ordered, lambda values: values - centre >= -radius, start, end)
 
-    def first(beyond: Callable[[Array], Array]) -> Int[Array, " n"]:
-        """The first place whose difference from the centre is `beyond`."""
 
-        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = (low + high) // 2
-            found = beyond(ordered.at[middle].get(mode="clip") - centre) | (middle >= end)
-            return jnp.where(found, low, jnp.minimum(middle + 1, high)), jnp.where(found, middle, high)
+def _first(
+    ordered: Float[Array, "c n"], beyond: Callable[[Array], Array], start: Int[Array, " m"], end: Int[Array, " m"]
+) -> Int[Array, "c m"]:
+    """The first place from `start` to `end` whose value is `beyond`; `end` where none is.
 
-        return jax.lax.fori_loop(0, len(ordered).bit_length(), halve, (start, end))[0]
-
-    return first(lambda difference: difference > radius) - first(lambda difference: difference >= -radius)
+    Steps of halving size go on as long as the value before the new place is not beyond.
+    """
+    channels, n = ordered.shape
+    row = n * jnp.arange(channels)[:, None]
+    found = jnp.broadcast_to(start, (channels, len(start)))
+    for bit in reversed(range(n.bit_length())):
+        last = found + (2**bit - 1)
+        values = ordered.ravel().at[row + jnp.minimum(last, n - 1)].get(mode="promise_in_bounds")
+        found = jnp.where((last < end) & ~beyond(values), last + 1, found)
+    return found
 
 
 @jax.jit
 def _input_information(ordered: Float[Array, "c n"], sample: Float[Array, "c m"], noise: float | Array) -> Float[Array, " c"]:
     """The KL bound of every channel, from the sums of the kernel over the points on either side of each point."""
     n = ordered.shape[1]
-    scale = jax.vmap(_noise_scale, in_axes=(0, 0, None))(ordered, sample, noise)
+    scale = _noise_scale(ordered, sample, noise)
     rates, weights = exponentials(_POLES)
     gaps = jnp.diff(ordered, axis=1).T / scale[:, None].T
     decays = jnp.exp(-gaps[:, :, None] * rates.astype(jnp.result_type(gaps, jnp.complex64)))
@@ -280,19 +295,21 @@ def _input_information(ordered: Float[Array, "c n"], sample: Float[Array, "c m"]
     return -jnp.mean(jnp.log((1 + jnp.maximum(others, 0)) / n), axis=0)
 
 
-def _noise_scale(ordered: Float[Array, " n"], sample: Float[Array, " m"], noise: float | Array) -> Float[Array, ""]:
+def _noise_scale(ordered: Float[Array, "c n"], sample: Float[Array, "c m"], noise: float | Array) -> Float[Array, " c"]:
     """s of `ipjax.estimators.kde.noise_variance`, whose median distance comes here from counting pairs in a sorted sample."""
-    m = len(sample)
+    m = sample.shape[1]
+    start, end = jnp.zeros(m, jnp.int32), jnp.full(m, m, jnp.int32)
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        pairs = jnp.sum(jnp.searchsorted(sample, sample + middle, side="right") - jnp.arange(1, m + 1))
+        limit = sample + middle[:, None]
+        pairs = jnp.sum(_first(sample, lambda values: values > limit, start, end) - jnp.arange(1, m + 1), axis=1)
         too_low = 2 * pairs < m * (m - 1) // 2
         return jnp.where(too_low, middle, bounds[0]), jnp.where(too_low, bounds[1], middle)
 
-    bounds = jnp.zeros_like(sample[0]), sample[-1] - sample[0]
+    bounds = jnp.zeros_like(sample[:, 0]), sample[:, -1] - sample[:, 0]
     median = jax.lax.fori_loop(0, jnp.finfo(sample.dtype).nmant + 8, halve, bounds)[1]
-    mean = 2 * jnp.var(ordered)
+    mean = 2 * jnp.var(ordered, axis=1)
     scale = noise * jnp.where(median**2 > 1e-5 * mean, median**2, mean)
     return jnp.sqrt(jnp.where(scale > 0, scale, 1))
 
@@ -333,10 +350,23 @@ def _checked(features: ArrayLike, what: str = "features") -> np.ndarray:
     return (columns / np.where(largest > 0, largest, 1)).astype(jnp.result_type(float))
 
 
-def _by_blocks(block: Callable[[np.ndarray], Array], columns: np.ndarray) -> Float[Array, " channels"]:
-    """`block(channels [c, n]) -> [c]` over all channels, in blocks of one size, the last one filled up with zeros."""
-    channels, n = columns.shape
+def _checked_classes(labels: ArrayLike, n: int, num_neighbors: int) -> Int[np.ndarray, " n"]:
+    """Labels without gaps."""
+    y = checked_labels(labels, "labels")
+    if len(y) != n:
+        raise ValueError(f"samples: expected as many features as labels, got {n} and {len(y)}")
+    if not 1 <= num_neighbors < n:
+        raise ValueError(f"num_neighbors: expected from 1 to {n - 1}, one less than the samples, got {num_neighbors}")
+    if y.distinct:
+        raise ValueError("labels: all are different, so no sample has a neighbour in its class; expected classes that repeat")
+    return np.asarray(y.values)
+
+
+def _by_blocks(block: Callable[[np.ndarray, np.ndarray], Array], *arrays: Float[np.ndarray, "c n"]) -> Float[Array, " c"]:
+    """`block(channels [b, n], ...) -> [b]` over all channels, in blocks of one size, the last one filled up with zeros."""
+    channels, n = arrays[0].shape
     blocks = max(1, math.ceil(channels * n / _VALUES))
     size = math.ceil(channels / blocks)
-    columns = np.pad(columns, ((0, blocks * size - channels), (0, 0)))
-    return jnp.concatenate([block(part) for part in np.split(columns, blocks)])[:channels]
+    padded = [np.pad(values, ((0, blocks * size - channels), (0, 0))) for values in arrays]
+    parts = zip(*(np.split(values, blocks) for values in padded), strict=True)
+    return jnp.concatenate([block(*part) for part in parts])[:channels]
