@@ -28,6 +28,7 @@ from ipjax.taps import Network
 
 SHARES = (0.1, 0.25, 0.5, 0.75)
 RANDOM = "random"
+_MANY = 16  # ablations of one layer from which compiling what comes after it pays
 Images = Array | np.ndarray  # [n, ...]
 ByLayer = Mapping[str, ArrayLike]
 Track = Callable[[Sequence[str]], Iterable[str]]
@@ -169,18 +170,22 @@ def channel_curves(
         draws = [np.random.default_rng([seed, depth, repeat]).permutation(channels) for repeat in range(repeats)]
         curves = [(ranking, 0, (best, best)) for ranking, best in ranked[name].items()]
         curves += [(RANDOM, repeat, (draw, draw[::-1])) for repeat, draw in enumerate(draws)]
-        known: dict[bytes, Losses] = {np.zeros(channels, bool).tobytes(): intact}
+        points, masks = [], {}
         for ranking, repeat, orders in curves:
             for curve, best in zip(("deletion", "insertion"), orders, strict=True):
                 for share in (0.0, *shares, 1.0):
                     num_channels = round(share * channels)
                     removed = np.full(channels, curve == "insertion")
                     removed[best[:num_channels]] = curve == "deletion"
-                    if removed.tobytes() not in known:
-                        known[removed.tobytes()] = ablated({name: removed})
+                    masks[removed.tobytes()] = removed
                     of_channels = {"ranking": ranking, "curve": curve, "share": share, "num_channels": num_channels}
-                    losses = known[removed.tobytes()]
-                    records.append(_record("channels", name, depth, losses, intact, **of_channels, repeat=repeat))
+                    points.append((removed.tobytes(), of_channels | {"repeat": repeat}))
+        of_none = masks.pop(np.zeros(channels, bool).tobytes(), None)
+        start = name if len(masks) > _MANY else None
+        known = dict(zip(masks, ablated.each([{name: mask} for mask in masks.values()], start), strict=True))
+        if of_none is not None:
+            known[of_none.tobytes()] = intact
+        records += [_record("channels", name, depth, known[mask], intact, **point) for mask, point in points]
     return tuple(records)
 
 
@@ -210,7 +215,7 @@ def areas(records: Sequence[Record]) -> tuple[Record, ...]:
 
 @dataclass(frozen=True)
 class _Ablated:
-    """A network on labelled images that are on the device, in blocks of one size; called with what is removed."""
+    """A network on labelled images that are on the device, in blocks of one size."""
 
     net: Network
     parts: tuple[tuple[Any, ...], ...]
@@ -244,6 +249,19 @@ class _Ablated:
         return self.means[name].shape[-1]
 
     def __call__(self, removed: ByLayer) -> Losses:
+        return self.each([removed])[0]
+
+    def each(self, removed: Sequence[ByLayer], start: str | None = None) -> list[Losses]:
+        """The losses with each of these removed. Where all are of one layer, `start`, what comes before it is computed once."""
+        masks = [self._masks(each) for each in removed]
+        parts: list[list[tuple[Array, Array]]] = [[] for _ in removed]
+        for x, y, _ in self.parts:
+            value = None if start is None else _value(self.net, x, start)
+            for mask, found in zip(masks, parts, strict=True):
+                found.append(_losses(self.net, x, y, mask, self.means, value, start))
+        return [self._joined(found) for found in jax.device_get(parts)]
+
+    def _masks(self, removed: ByLayer) -> dict[str, Array]:
         masks = {name: np.zeros(self.num_channels(name), bool) for name in self.means}
         for name, mask in removed.items():
             mask = np.asarray(mask)
@@ -253,24 +271,38 @@ class _Ablated:
                     f"got {mask.dtype} of shape {list(mask.shape)}"
                 )
             masks[name] = mask
-        masks = jax.device_put(masks)
-        parts = [(_losses(self.net, x, y, masks, self.means), count) for x, y, count in self.parts]
-        cross_entropy, correct = (np.concatenate([np.asarray(p[i])[:count] for p, count in parts]) for i in (0, 1))
+        return jax.device_put(masks)
+
+    def _joined(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Losses:
+        counted = [tuple(values[:count] for values in part) for part, (*_, count) in zip(parts, self.parts, strict=True)]
+        cross_entropy, correct = (np.concatenate(values) for values in zip(*counted, strict=True))
         if not np.isfinite(cross_entropy).all():
             raise ValueError(f"logits: not finite for {(~np.isfinite(cross_entropy)).sum()} images; check weights and images")
         return Losses(cross_entropy.astype(np.float64), correct)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="start")
 def _losses(
-    net: Network, x: Array, labels: Array, removed: dict[str, Array], means: dict[str, Array]
+    net: Network,
+    x: Array,
+    labels: Array,
+    removed: dict[str, Array],
+    means: dict[str, Array],
+    at_start: Array | None,
+    start: str | None,
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
     def tap(name: str, value: Array) -> Array:
+        value = at_start if name == start else value  # what only led to it is not compiled
         return jnp.where(removed[name], means[name].astype(value.dtype), value) if name in means else value
 
     logits = net.run(x, tap).astype(jnp.float32)
     of_label = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
     return -of_label, jnp.argmax(logits, axis=1) == labels
+
+
+@partial(jax.jit, static_argnames="layer")
+def _value(net: Network, x: Array, layer: str) -> Array:
+    return net.activations(x, (layer,))[1][layer]
 
 
 @partial(jax.jit, static_argnames="names")
@@ -283,13 +315,14 @@ def _sums(net: Network, x: Array, counted: Bool[Array, " n"], names: tuple[str, 
 
 
 def blocks(x: Images, *rows: ArrayLike, images_at_once: int = 64) -> Iterator[tuple[tuple[Array, ...], int]]:
-    """Images, and other rows that go with them, in blocks of one size, with how many count: the last block starts over."""
+    """Images, and other rows that go with them, shared out evenly over blocks of one size, with how many count: the last block
+    starts over."""
     n = len(x)
     if n < 2:
         raise ValueError(f"x: expected at least 2 images, got {n}")
     if images_at_once < 1:
         raise ValueError(f"images_at_once: expected at least 1, got {images_at_once}")
-    size = min(n, images_at_once)
+    size = -(-n // -(-n // images_at_once))
     for first in range(0, n, size):
         index = np.arange(first, first + size) % n
         yield tuple(jnp.asarray(np.asarray(values)[index]) for values in (x, *rows)), min(size, n - first)

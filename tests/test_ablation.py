@@ -76,6 +76,32 @@ def test_losses_match_the_literal_reference(net, images):
         chex.assert_trees_all_equal(losses.correct, correct)
 
 
+@pytest.mark.parametrize("start", NAMES)
+def test_ablations_that_start_at_their_layer_lose_the_same(net, images, start):
+    x, labels = images
+    ablated = ablation._Ablated.of(net, x, labels, ablation.means(net, x[:10], NAMES), 9)
+    masks = [{start: np.arange(CHANNELS) < count} for count in (1, 5)]
+    for found, expected in zip(ablated.each(masks, start), ablated.each(masks), strict=True):
+        chex.assert_trees_all_close(found.cross_entropy, expected.cross_entropy, atol=1e-6)
+        chex.assert_trees_all_equal(found.correct, expected.correct)
+
+
+def test_many_ablations_of_a_layer_do_not_run_what_comes_before_it(net, images, monkeypatch):
+    x, labels = images
+    means, starts = ablation.means(net, x, NAMES), []
+    each = ablation._Ablated.each
+
+    def watched(self, removed, start=None):
+        starts.append(start)
+        return each(self, removed, start)
+
+    monkeypatch.setattr(ablation._Ablated, "each", watched)
+    few, many = (np.linspace(0.1, 0.9, count) for count in (3, 8))
+    for shares in (few, many):
+        ablation.channel_curves(net, x, labels, means, ("stem",), {"order": {"stem": np.arange(CHANNELS)}}, shares=shares)
+    assert starts[1::2] == [None, "stem"]  # the others are of the intact network
+
+
 def test_no_ablation_compiles_anew(images):
     x, labels = images
     traces = 0
