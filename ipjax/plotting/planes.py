@@ -19,7 +19,7 @@ from ipjax.channels import concentration
 from ipjax.files import Record
 from ipjax.information_plane import InformationPlane
 from ipjax.names import BITS, TITLES
-from ipjax.plotting.style import COLOURS, DEPTH, STYLE, VARIABLE_COLOURS, bits, depth_colours, numbers
+from ipjax.plotting.style import COLOURS, DEPTH, STYLE, VARIABLE_COLOURS, bits, depth_colours, numbers, place
 
 
 def figures(plane: InformationPlane, profile: InformationPlane, channels: InformationPlane) -> dict[str, Figure]:
@@ -79,7 +79,7 @@ def information_plane(plane: InformationPlane) -> Figure:
     _depth_bar(figure, planes, names)
     first = next(iter(panels.values()))[0]
     figure.suptitle(f"Information planes ({first['input_estimator']}, {first['num_samples']} images)", fontsize=11)
-    figure.draw_without_rendering()  # places the axes, which the labels below need
+    place(figure)  # which the labels below need
     for ax, records in zip(planes, panels.values(), strict=True):
         _label_points(ax, records)
     return figure

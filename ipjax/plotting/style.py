@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from ipjax.files import Record
 from ipjax.names import BITS
@@ -35,6 +36,13 @@ def numbers(records: Sequence[Record], *keys: str) -> np.ndarray:
 def bits(records: Sequence[Record], *keys: str) -> np.ndarray:
     """`numbers` of columns in nats, in bits."""
     return numbers(records, *keys) * BITS
+
+
+def place(figure: Figure) -> None:
+    """Places the axes for good: otherwise each drawing of the figure does so again, which takes as long as the rest of it."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def depth_colours(count: int) -> np.ndarray:
