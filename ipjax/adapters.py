@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from ipjax.models.convolution import convolution
 from ipjax.taps import Network, Tap
+
+if TYPE_CHECKING:  # imported where it is used, since that takes a third as long as JAX
+    from flax import nnx
 
 LONGEST_UNROLLED = 128  # steps of a scan; a longer one is kept whole, since its compilation would take minutes
 IN_MODULES = {"deterministic": True, "use_running_average": True}  # evaluation mode, by the names that Flax gives it
@@ -89,6 +91,8 @@ def from_nnx(
     Layers, arguments and errors are those of `from_linen`; a path is of attributes and indices (`blocks.0.conv`). The model
     is copied and left as it is; later changes of its parameters do not reach the network.
     """
+    from flax import nnx
+
     if not isinstance(model, nnx.Module):
         raise ValueError(f"model: expected a flax.nnx.Module, got {_kind(model)}; for Linen modules use ipjax.from_linen")
     if not callable(model):
@@ -205,6 +209,8 @@ class _NNX:
     graph: nnx.GraphDef
 
     def __call__(self, state: Any, x: Any, *arguments: Any, **keywords: Any) -> Any:
+        from flax import nnx
+
         model = nnx.merge(self.graph, state)
         with _marking({type(module) for _, module in nnx.iter_modules(model)}):
             return model(x, *arguments, **keywords)  # pyright: ignore[reportCallIssue]

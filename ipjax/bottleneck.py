@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ipjax.assessment import spread, within_null
 from ipjax.files import Record
@@ -238,8 +237,10 @@ def _with_trend(record: Record, rows: Sequence[Record]) -> Record:
 
 
 def _kendall(values: Sequence[float]) -> float:
-    result: Any = stats.kendalltau(np.arange(len(values)), values)
-    return float(result.statistic)
+    """τ-b with the order in which the values come; NaN of a constant."""
+    signs = np.sign(np.subtract.outer(values, values)[np.tril_indices(len(values), -1)])
+    untied = np.count_nonzero(signs)
+    return float(signs.sum() / np.sqrt(len(signs) * untied)) if untied else np.nan
 
 
 def _sufficiency(rows: Sequence[Record]) -> Record:

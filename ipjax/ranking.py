@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ipjax.files import Record
 
@@ -172,7 +172,7 @@ def _correlations(loss: np.ndarray, score: np.ndarray, depth: np.ndarray) -> Rec
     plain = partial = (None, None, None)
     n = len(loss)
     if n >= FEWEST and np.ptp(loss) > 0 and np.ptp(score) > 0:
-        ranks = np.array([stats.rankdata(values) for values in (loss, score, depth)])
+        ranks = np.array([_ranks(values) for values in (loss, score, depth)])
         of_score, of_depth, depths = (np.corrcoef(ranks[i], ranks[j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2)))
         plain = _interval(of_score, n, n - 3)
         rest = (1 - of_depth**2) * (1 - depths**2)
@@ -182,11 +182,17 @@ def _correlations(loss: np.ndarray, score: np.ndarray, depth: np.ndarray) -> Rec
     return dict(zip(names, (*plain, *partial), strict=True))
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1 on, of equal values the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+
+
 def _interval(rho: float, n: int, freedom: int) -> tuple[float, float, float]:
     rho = float(np.clip(rho, -1, 1))
     largest = 1 - 12 / (n * (n**2 - 1))
     inside = np.clip(rho, -largest, largest)
-    margin = stats.norm.ppf(0.975) * np.sqrt((1 + inside**2 / 2) / freedom)
+    margin = NormalDist().inv_cdf(0.975) * np.sqrt((1 + inside**2 / 2) / freedom)
     lower, upper = np.tanh(np.arctanh(inside) + np.array([-margin, margin]))
     return rho, min(rho, float(lower)), max(rho, float(upper))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from ipjax.files import Record
 from ipjax.names import BITS
@@ -73,7 +73,7 @@ def _of_layer(rows: list[Record]) -> Record:
     drops = largest - values[:, -1]
     drop, margin = float(np.mean(drops)), None
     if len(drops) > 1:
-        margin = float(stats.t.ppf(0.975, len(drops) - 1) * np.std(drops, ddof=1) / np.sqrt(len(drops)))
+        margin = float(stdtrit(len(drops) - 1, 0.975) * np.std(drops, ddof=1) / np.sqrt(len(drops)))
     least = _LEAST_DROP * max(0.0, float(np.mean(largest)))
     if np.mean(saturated[:, -1]) > 0.5:
         verdict = "withheld"

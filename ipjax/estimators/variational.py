@@ -14,10 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jaxtyping import Float, Int
-from scipy import stats
 
 from ipjax.estimators.base import Estimate, Labels, check_positive, pytree_settings
 
@@ -192,6 +190,8 @@ def _cross_fitted(
     classes = y.values if isinstance(y, Labels) else jnp.zeros(n, jnp.int32)
     by_class = jnp.lexsort((jax.random.uniform(fold_key, (n,)), classes))
     members = by_class[: size * num_folds].reshape(size, num_folds).T  # every class spread over the folds, sorted in each
+    from scipy.special import stdtrit  # takes long to import
+
     targets = jax.nn.one_hot(y.values, y.num_classes, dtype=x.dtype) if isinstance(y, Labels) else y
 
     def held_out(fold: Array, key: Array) -> Float[Array, ""]:
@@ -204,7 +204,7 @@ def _cross_fitted(
 
     values = jax.vmap(held_out)(jnp.arange(num_folds), jax.random.split(train_key, num_folds))
     value = jnp.mean(values)
-    margin = stats.t.ppf(0.975, num_folds - 1) / math.sqrt(num_folds) * jnp.std(values, ddof=1)
+    margin = float(stdtrit(num_folds - 1, 0.975)) / math.sqrt(num_folds) * jnp.std(values, ddof=1)
     ceilings = jnp.asarray(ceiling, value.dtype)
     return Estimate(
         value, value - margin, value + margin, jnp.minimum(ceilings, y.entropy()) if isinstance(y, Labels) else ceilings
@@ -215,6 +215,8 @@ def train_critic(
     train: tuple[Array, Array], validation: tuple[Array, Array], objective: Bound, settings: Critic, key: Array
 ) -> Parameters:
     """The parameters, of every 20th step from the start on, with the largest objective on the validation fold."""
+    import optax  # takes long
+
     (x, y), (n, held_out) = train, (len(train[0]), len(validation[0]))
     size = min(settings.batch_size, held_out)
     some = evenly(min(held_out, _MOST_SCORED), held_out)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
 
 from ipjax.bottleneck import disagreements
 from ipjax.files import Record
@@ -157,8 +157,8 @@ def _beyond_depth(records: Sequence[Record], what: str) -> Sentence:
 def _passes(record: Record, num_tried: int) -> bool:
     """Whether the partial correlation's interval excludes zero also when widened for so many scores (Bonferroni)."""
     value, lower = np.arctanh(np.clip([record["partial"], record["partial_lower"]], -1 + 1e-9, 1 - 1e-9))
-    error = (value - lower) / stats.norm.ppf(0.975)
-    return bool(value > stats.norm.ppf(1 - 0.025 / num_tried) * error)
+    error = (value - lower) / NormalDist().inv_cdf(0.975)
+    return bool(value > NormalDist().inv_cdf(1 - 0.025 / num_tried) * error)
 
 
 def _of_ite(sign: int, records: Sequence[tuple[Record, str]]) -> Sentence:
