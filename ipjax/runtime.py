@@ -59,7 +59,7 @@ def is_main() -> bool:
 def keep_compiled(folder: Path) -> None:
     """Keeps compiled code in a folder, from which later processes take it."""
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def mesh() -> Mesh:
