@@ -7,7 +7,7 @@ what comes back goes into the store, from which the layers are read one at a tim
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from ipjax.store import Shard, Store
 
 TARGETS = ("predicted", "contrast", "random")
 SKETCH = 512  # features
+HELD = 2**26  # bytes of features that are not read again
 Arrays = dict[str, np.ndarray]
 ByLayer = dict[str, Array]
 
@@ -232,13 +233,21 @@ class Features:
     order: Int[np.ndarray, " n"]
     positions: Int[np.ndarray, " n"]
     predicted: Int[np.ndarray, " n"]
+    _held: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def layers(self, kind: str, representation: str) -> Layers:
         """`features` or `channels` of a representation."""
         return Layers(self, f"{kind}/{representation}", self.names)
 
     def read(self, name: str) -> np.ndarray:
-        return runtime.gather(self.store.read(self.shards, name))[self.order]
+        """An array of all images, read-only; the last ones that were read are held, as far as `HELD` bytes go."""
+        if name not in self._held:
+            values = runtime.gather(self.store.read(self.shards, name))[self.order]
+            values.flags.writeable = False
+            if values.nbytes + sum(held.nbytes for held in self._held.values()) > HELD:
+                self._held.clear()
+            self._held[name] = values
+        return self._held[name]
 
     def completeness_gap(self, target: str, layer: str) -> float:
         """Mean |gap| over the mean |change of the target|."""
@@ -248,7 +257,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Layers(Mapping[str, np.ndarray]):
-    """Layer -> `[n, d]`, read from the store (and from all processes) anew whenever it is asked for."""
+    """Layer -> `[n, d]`, read from the store (and from all processes) when it is asked for."""
 
     features: Features
     prefix: str
