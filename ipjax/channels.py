@@ -266,12 +266,14 @@ def _first(
     """
     channels, n = ordered.shape
     row = n * jnp.arange(channels)[:, None]
-    found = jnp.broadcast_to(start, (channels, len(start)))
-    for bit in reversed(range(n.bit_length())):
-        last = found + (2**bit - 1)
+
+    def step(bit: int | Array, found: Array) -> Array:
+        last = found + (2 ** (n.bit_length() - 1) >> bit) - 1
         values = ordered.ravel().at[row + jnp.minimum(last, n - 1)].get(mode="promise_in_bounds")
-        found = jnp.where((last < end) & ~beyond(values), last + 1, found)
-    return found
+        return jnp.where((last < end) & ~beyond(values), last + 1, found)
+
+    places = jnp.broadcast_to(start.astype(jnp.int32), (channels, len(start)))
+    return jax.lax.fori_loop(0, n.bit_length(), step, places)
 
 
 @jax.jit
