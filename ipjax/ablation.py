@@ -292,7 +292,7 @@ def _losses(
     start: str | None,
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
     def tap(name: str, value: Array) -> Array:
-        value = at_start if name == start else value  # what only led to it is not compiled
+        value = at_start if at_start is not None and name == start else value  # what only led to it is not compiled
         return jnp.where(removed[name], means[name].astype(value.dtype), value) if name in means else value
 
     logits = net.run(x, tap).astype(jnp.float32)

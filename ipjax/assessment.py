@@ -97,8 +97,8 @@ def assess_checked(
     features, records = np.asarray(x), {}
     constant, hashes = x.shape[1] - int(varying(features).sum()), [hash(row.tobytes()) for row in features]
     of_features = f"{constant} of {x.shape[1]} features do not vary, or too little beside the others for single precision"
-    for (name, y), of_y in zip(ys.items(), measured, strict=True):
-        record = _record(*of_y, 0 if _distinct(y) else num_null, num_subsamples, name + where)
+    for (name, y), (estimate, nulls, halves) in zip(ys.items(), measured, strict=True):
+        record = _record(estimate, nulls, halves, 0 if _distinct(y) else num_null, num_subsamples, name + where)
         own = getattr(estimator, "warnings", lambda x, y: ())(x, y)
         objections = [*_of_labels(y), *([of_features] if constant else ()), *_of_copies(hashes, y), *own, *_of_record(record)]
         records[name] = record | {"warnings": "; ".join(objections) or None}
@@ -109,7 +109,14 @@ def _distinct(y: Labels | Array) -> bool:
     return isinstance(y, Labels) and y.distinct
 
 
-def _record(estimate: Estimate, nulls: ArrayLike, halves: ArrayLike, num_null: int, num_subsamples: int, what: str) -> Record:
+def _record(
+    estimate: Estimate,
+    nulls: Float[np.ndarray, " nulls"],
+    halves: Float[np.ndarray, " subsamples"],
+    num_null: int,
+    num_subsamples: int,
+    what: str,
+) -> Record:
     """What `assess` returns, but the warnings."""
     record = describe(estimate, what)
     if not (np.isfinite(nulls).all() and np.isfinite(halves).all()):

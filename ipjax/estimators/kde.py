@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -72,7 +73,7 @@ class Distances:
     def __len__(self) -> int:
         return len(self.squared)
 
-    def __getitem__(self, index: Int[Array, " m"]) -> Distances:
+    def __getitem__(self, index: Int[Array | np.ndarray, " m"]) -> Distances:
         """Of some samples."""
         return Distances(self.squared[index][:, index])
 
