@@ -54,12 +54,17 @@ def main(config: Config) -> None:
 
 
 def filled(page: str, numbers: Mapping[str, Any]) -> str:
-    """The page with all its tables made anew. Raises `KeyError` for one of numbers that are not there."""
+    """The page with all its tables made anew; one whose numbers are not there says so."""
 
     def fill(found: re.Match[str]) -> str:
         begin, file, part, columns, end = found.groups()
-        values = numbers[file][part]
-        text = _sentence(values) if part == "environment" else _table(values, columns.split(", ") if columns else None)
+        values = numbers.get(file, {}).get(part)
+        if values is None:
+            text = "*Not taken yet.*"
+        elif part == "environment":
+            text = _sentence(values)
+        else:
+            text = _table(values, columns.split(", ") if columns else None)
         return f"{begin}\n{text}\n\n{end}"
 
     return MARKED.sub(fill, page)
