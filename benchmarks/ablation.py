@@ -21,6 +21,7 @@ import tyro
 
 import ipjax
 import ports
+from benchmarks.environment import print_values
 from ipjax import ablation
 from ipjax.data.digits import digits_in_clutter
 
@@ -83,8 +84,7 @@ def main(config: Config) -> dict[str, Any]:
     parts = ("means", "scores", "first_ablation", "blocks", "curves", "random_halves")
     for unit in ("seconds", "processor_seconds"):
         numbers[f"all_{unit}"] = sum(numbers[f"{part}_{unit}"] for part in parts)
-    for key, value in numbers.items():
-        print(f"{key:34} {value:.3f}" if isinstance(value, float) else f"{key:34} {value}")
+    print_values(numbers)
     return numbers
 
 

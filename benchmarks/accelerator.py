@@ -19,9 +19,7 @@ Numbers are written as they come, so a run that is stopped leaves what it had. C
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +30,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from unittest.mock import patch
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +39,7 @@ from jax import Array, lax
 import ipjax
 import ports
 from benchmarks.cost import products
+from benchmarks.environment import environment, short, timed, write
 from experiments.features import TARGETS, Extraction
 from experiments.runner import _in_precision
 from ipjax import channels, runtime
@@ -104,9 +102,8 @@ class Numbers:
 
     def add(self, part: str, row: dict[str, Any]) -> None:
         self.found.setdefault(part, []).append(row)
-        print(f"{part}: " + "  ".join(f"{key} {_short(value)}" for key, value in row.items()), flush=True)
-        if self.out is not None:
-            self.out.write_text(json.dumps(self.found, indent=2) + "\n")
+        print(f"{part}: " + "  ".join(f"{key} {short(value)}" for key, value in row.items()), flush=True)
+        write(self.out, self.found)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def main(config: Config) -> dict[str, Any]:
     numbers = Numbers(config.out)
     device = jax.local_devices()[0]
     about = {"device": device.device_kind, "devices": jax.local_device_count(), "bytes_limit": _bytes_limit()}
-    numbers.add("environment", about | {"jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__})
+    numbers.add("environment", environment() | about)
     for part in config.parts:
         PARTS[part](config, numbers)
     return numbers.found
@@ -126,11 +123,11 @@ def limits(config: Config, numbers: Numbers) -> None:
     for name, (dtype, precision) in PRECISIONS.items():
         one, other = (jax.random.normal(jax.random.key(seed), (n, n), jnp.float32).astype(dtype) for seed in (0, 1))
         product = jax.jit(partial(jnp.matmul, precision=precision))
-        seconds, _ = _seconds(lambda product=product, one=one, other=other: product(one, other), config.repeats)
+        seconds, _ = timed(lambda product=product, one=one, other=other: product(one, other), config.repeats)
         numbers.add("limits", {"product": name, "tflop_s": 2 * n**3 / seconds / 1e12})
     values = jax.random.normal(jax.random.key(0), (4 * n, n), jnp.float32)
     copy = jax.jit(lambda values: values + 1)
-    seconds, _ = _seconds(lambda: copy(values), config.repeats)
+    seconds, _ = timed(lambda: copy(values), config.repeats)
     numbers.add("limits", {"copy": f"{values.nbytes / 1e9:.2f} GB", "gb_s": 2 * values.nbytes / seconds / 1e9})
 
 
@@ -169,7 +166,7 @@ def conductance(config: Config, numbers: Numbers) -> None:
             continue
         try:
             arguments = jax.device_put(_arguments(variant, config))
-            seconds, result = _seconds(lambda compiled=compiled, arguments=arguments: compiled(*arguments), config.repeats)
+            seconds, result = timed(lambda compiled=compiled, arguments=arguments: compiled(*arguments), config.repeats)
         except jax.errors.JaxRuntimeError as error:
             numbers.add("conductance", variant.row | {"failed": str(error)[:200]})
             continue
@@ -207,7 +204,7 @@ def program(config: Config, numbers: Numbers) -> None:
             start = time.perf_counter()
             extraction(images, mask, 0)
             compiling = time.perf_counter() - start
-            seconds, _ = _seconds(lambda extraction=extraction, mask=mask: extraction(images, mask, 0), 1, warm=False)
+            seconds, _ = timed(lambda extraction=extraction, mask=mask: extraction(images, mask, 0), 1, warm=False)
         row = {"readout": readout, "precision": precision, "block": block, "used": _block_of(extraction)}
         row |= {"first_s": compiling, "second_s": seconds, "images_s": len(images) / seconds}
         numbers.add("program", row | {"peak_gb": _memory("peak_bytes_in_use") / 1e9})
@@ -250,14 +247,14 @@ def estimators(config: Config, numbers: Numbers) -> None:
                 start = time.perf_counter()
                 jax.block_until_ready(work().value)
                 first = time.perf_counter() - start
-                seconds, found = _seconds(lambda work=work: work().value, config.repeats, warm=False)
+                seconds, found = timed(lambda work=work: work().value, config.repeats, warm=False)
                 numbers.add("estimators", row | {"first_s": first, "seconds": seconds, "nats": float(found)})
         columns = rng.standard_normal((n, 256)).astype(np.float32)
         for name, function in (
             ("channels, label", lambda columns=columns, n=n: channels.label_information(columns, np.arange(n) % 10)),
             ("channels, input", lambda columns=columns: channels.input_information(columns)),
         ):
-            seconds, _ = _seconds(function, config.repeats)
+            seconds, _ = timed(function, config.repeats)
             numbers.add("estimators", {"estimator": name, "n": n, "channels": 256, "seconds": seconds})
 
 
@@ -368,17 +365,6 @@ def kind_of(kernel: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, kernel, re.IGNORECASE)), "elementwise")
 
 
-def _seconds(work: Callable[[], Any], repeats: int, warm: bool = True) -> tuple[float, Any]:
-    """Median wall time and the result, after a call that compiles."""
-    result = jax.block_until_ready(work()) if warm else None
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = jax.block_until_ready(work())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), result
-
-
 def _block_of(extraction: Extraction) -> tuple[int, int]:
     return extraction.images_at_once, extraction.nodes_at_once
 
@@ -390,10 +376,6 @@ def _memory(name: str) -> int:
 
 def _bytes_limit() -> int:
     return _memory("bytes_limit")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

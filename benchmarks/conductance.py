@@ -1,119 +1,284 @@
-"""Conductance of every block of ResNet-50 at 224x224: this library against Captum, equal layers and steps, in one run.
+"""Conductance at 224x224 beside Captum and torch: time at equal nodes and at equal error, memory, what a node costs.
 
-    python -m benchmarks.conductance
+    python -m benchmarks.conductance --out docs/performance/conductance.json
 
-Captum computes one layer a call, so its calls are looped over the layers. Also printed: what one of our nodes (forward,
-backward to every layer, and the conductance itself) costs beside torch's forward and backward pass to the input on the
-same batch. Needs the extra `test`. Takes about ten minutes on two cores.
+Weights are random, images normal noise, everything is float32, and the layers are those of the network's default set that are
+modules of torchvision's network. Captum computes one layer a call. Parts, each to be had alone (`--parts`):
+
+- errors: relative L2 error of a layer's conductance against 1,024 nodes of the default rule, mean over layers and images, by
+    number of steps, of the default rule and of Captum's (`ipjax.quadrature.captum`, which gives Captum's numbers: its
+    difference from Captum itself is shown for a layer); of the digits checkpoint, which is trained, and of ResNet-50 with one
+    image. From the two log-log curves: the steps of ours that leave the error of 50 of Captum's;
+- speed: ours beside Captum at equal steps, and at equal error, by the steps found for the digits checkpoint. Where `share` is
+    below 1, Captum is timed on that share of the layers, evenly spread, and its time is divided by the share;
+- node: a node of ours (forward, backward to all layers, products) beside torch's forward and backward to the input, in both of
+    torch's layouts, with parameters that take no gradient; its floating-point operations a second beside those of a large
+    matrix product; and what a second target in the same call adds to the time;
+- memory: peak of a process that computes once, beyond what it held before, ours of all layers and Captum's of one.
+
+Needs the extra `test`. Takes about eleven minutes on two cores; `--quick` leaves out VGG-16, larger batches and the errors at
+224x224, and takes three.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 import ipjax
 import ports
+from benchmarks.cost import products
+from benchmarks.environment import (
+    begin,
+    in_process,
+    median_seconds,
+    memory_held,
+    paired,
+    print_table,
+    print_values,
+    write,
+)
+from ipjax.data.digits import digits_in_clutter
+from ipjax.quadrature import Quadrature, captum, trapezoid
+from ipjax.readout import channel_sum
+from ipjax.tolerance import relative_error
 from tests import torch_reference
 from tests.torch_reference import torch
+
+Part = Literal["errors", "speed", "node", "memory"]
+SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 1023, 50
+ByLayer = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A comparison of speed; `share` of the layers are timed with Captum."""
+
+    network: str
+    images: int
+    steps: int
+    share: float = 1.0
+
+
+NODES = (("resnet50", 1, 12), ("resnet50", 8, 4), ("vgg16", 1, 4))  # network, images, nodes
+CASES = (Case("resnet50", 1, CAPTUMS_STEPS), Case("resnet50", 8, 8, 0.3), Case("vgg16", 1, 16, 0.2), Case("vgg16", 8, 4, 0.2))
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the comparison."""
 
-    num_nodes: int = 32
-    """path nodes of ours; Captum gets as many steps"""
+    parts: tuple[Part, ...] = ("errors", "speed", "node", "memory")
+    quick: bool = False
+    """one image of ResNet-50 alone, and errors of the digits checkpoint alone"""
+    steps: tuple[int, ...] = (8, 16, 32, 50, 64)
+    """of both rules, for the errors"""
+    digits: int = 8
+    """images of the digits checkpoint, for the errors"""
     repeats: int = 3
-    """of each timing; medians are printed"""
-    captum_repeats: int = 1
-    """of Captum's loop over all layers, after a warm-up call"""
+    """of each timing but Captum's, which is called once after a warm-up call; medians are printed"""
     out: Path | None = None
-    """where to write the numbers as JSON"""
+    """where to write the numbers as JSON; parts that are there and not asked for are kept"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same network in both frameworks, and the layers that both have."""
+
+    net: ipjax.Network
+    model: Any
+    layers: tuple[str, ...]
 
 
 def main(config: Config) -> dict[str, Any]:
     """Prints the comparison and returns its numbers."""
-    from captum.attr import LayerConductance
-
-    model = torch_reference.network("resnet50")
-    with TemporaryDirectory() as folder:
-        net = ports.load("resnet50", torch_reference.save(model, Path(folder) / "random.safetensors"))
-    x = np.random.default_rng(0).standard_normal((8, 224, 224, 3)).astype(np.float32)
-    of_torch = torch_reference.to_torch(x)
-    layers = [name for name in net.layers(x) if name not in ("input", "avgpool")]
-    modules = dict(model.named_modules())
-
-    def ours(images: np.ndarray) -> Any:
-        # Our rule with n - 1 steps has n nodes, both ends included; Captum's with n steps has n + 1.
-        rule = ipjax.quadrature.trapezoid(config.num_nodes - 1)
-        return jax.block_until_ready(ipjax.layer_conductance(net, images, layers=layers, target=3, quadrature=rule))
-
-    def captums(names: list[str]) -> None:
-        for name in names:
-            LayerConductance(model, modules[name]).attribute(of_torch[:1], target=3, n_steps=config.num_nodes)
-
-    def passes(images: Any) -> None:
-        images = images.detach().requires_grad_(True)
-        torch.autograd.grad(model(images)[:, 3].sum(), images)
-
-    compile_and_run = _seconds(lambda: ours(x[:1]), 1)
-    numbers = {
-        "environment": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "jax": jax.__version__,
-            "torch": torch.__version__,
-            "devices": [str(device) for device in jax.devices()],
-        },
-        "layers": len(layers),
-        "nodes": config.num_nodes,
-        "ours_first_call": compile_and_run,
-        "ours": _seconds(lambda: ours(x[:1]), config.repeats),
-    }
-    captums(layers[-1:])
-    numbers["captum"] = _seconds(lambda: captums(layers), config.captum_repeats)
-    numbers["ours_again"] = _seconds(lambda: ours(x[:1]), config.repeats)
-    numbers["ratio"] = numbers["captum"] / statistics.mean((numbers["ours"], numbers["ours_again"]))
-    passes(of_torch)
-    ours(x)
-    numbers["torch_forward_backward_per_image"] = _seconds(lambda: passes(of_torch), config.repeats) / len(x)
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    channels_last = of_torch.contiguous(memory_format=torch.channels_last)
-    passes(channels_last)
-    numbers["torch_channels_last_per_image"] = _seconds(lambda: passes(channels_last), config.repeats) / len(x)
-    numbers["ours_node_per_image"] = _seconds(lambda: ours(x), 1) / len(x) / config.num_nodes
-    numbers["node_ratio"] = numbers["ours_node_per_image"] / numbers["torch_forward_backward_per_image"]
-    numbers["node_ratio_channels_last"] = numbers["ours_node_per_image"] / numbers["torch_channels_last_per_image"]
-    for key, value in numbers.items():
-        print(f"{key:34} {value:.3f}" if isinstance(value, float) else f"{key:34} {value}")
-    if config.out is not None:
-        config.out.write_text(json.dumps(numbers, indent=2) + "\n")
+    numbers = begin(config.out)
+    for part in config.parts:
+        numbers[part] = []
+        for row in PARTS[part](config, numbers):
+            numbers[part].append(row)
+            write(config.out, numbers)
+        print_table(numbers[part])
     return numbers
 
 
-def _seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median wall time."""
-    times = []
-    for _ in range(repeats):
+def errors(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Of both rules by number of steps; and what equal error takes."""
+    digits = ports.load("resnet50", "digits"), digits_in_clutter("test", config.digits).images
+    equal = {}
+    cases: dict[str, tuple[ipjax.Network, np.ndarray, Pair | None]] = {"digits": (*digits, None)}
+    if not config.quick:
+        pair = _pair("resnet50")
+        cases["random weights, 224x224"] = (pair.net, _images(1), pair)
+    for name, (net, x, pair) in cases.items():
+        layers = _layers(net, x)
+        exact = _conductance(net, x, layers, trapezoid(REFERENCE))
+        curves: dict[str, list[float]] = {"ours": [], "captum": []}
+        for steps in config.steps:
+            for side, rule in (("ours", trapezoid(steps)), ("captum", captum(steps))):
+                values = _conductance(net, x, layers, rule)
+                curves[side].append(float(np.mean([relative_error(values[layer], exact[layer]) for layer in layers])))
+            ratio = curves["captum"][-1] / curves["ours"][-1]
+            yield {"network": name, "steps": steps} | {side: curve[-1] for side, curve in curves.items()} | {"ratio": ratio}
+        wanted = _at(CAPTUMS_STEPS, config.steps, curves["captum"])
+        equal[name] = _at(wanted, curves["ours"][::-1], config.steps[::-1])
+        if pair is not None:
+            numbers["captum_itself"] = _captum_itself(pair, x, exact)
+            print_values(numbers["captum_itself"])
+    numbers["steps_for_captums_error"] = equal
+    print(f"steps of ours that leave the error of {CAPTUMS_STEPS} of Captum's:")
+    print_values(equal)
+
+
+def _captum_itself(pair: Pair, x: np.ndarray, exact: ByLayer, steps: int = 200) -> dict[str, float]:
+    """On the last layer: Captum's values beside ours by its rule, and Captum with many steps beside the reference."""
+    layer = pair.layers[-1]
+    captums = partial(_captum, pair, torch_reference.to_torch(x), [layer])
+    theirs = jnp.asarray(torch_reference.to_numpy(captums(CAPTUMS_STEPS)[0]))
+    ours = _conductance(pair.net, x, (layer,), captum(CAPTUMS_STEPS))[layer]
+    many = jnp.asarray(torch_reference.to_numpy(captums(steps, internal_batch_size=32)[0]))
+    return {
+        "difference_of_the_rule": relative_error(ours, theirs),
+        f"captum_{steps}_steps_error": relative_error(many, exact[layer]),
+    }
+
+
+def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Seconds of both by case."""
+    for case in CASES[:1] if config.quick else CASES:
+        pair, x = _pair(case.network), _images(case.images)
+        ours = lambda steps, pair=pair, x=x: _conductance(pair.net, x, pair.layers, trapezoid(steps))  # noqa: E731
         start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        jax.block_until_ready(ours(case.steps))
+        row = asdict(case) | {"layers": len(pair.layers), "first_call": time.perf_counter() - start}
+        before = median_seconds(partial(ours, case.steps), config.repeats)
+        some = pair.layers[:: round(1 / case.share)]
+        captums = partial(_captum, pair, torch_reference.to_torch(x), some, case.steps)
+        _captum(pair, torch_reference.to_torch(x[:1]), some[-1:], 1)
+        theirs = median_seconds(captums, 1, warm=False) * len(pair.layers) / len(some)
+        row |= {"ours": (before + median_seconds(partial(ours, case.steps), config.repeats)) / 2, "captum": theirs}
+        row["ratio"] = theirs / row["ours"]
+        if case == CASES[0] and "steps_for_captums_error" in numbers:
+            steps = math.ceil(numbers["steps_for_captums_error"]["digits"])
+            row |= {"equal_error_steps": steps, "equal_error": median_seconds(partial(ours, steps), config.repeats)}
+            row["ratio_at_equal_error"] = theirs / row["equal_error"]
+        yield row
+
+
+def node(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Seconds of a node an image, and what it reaches of the machine."""
+    matrix = jnp.ones((4096, 4096))
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    ceiling = 2 * 4096**3 / median_seconds(partial(product, matrix), config.repeats)
+    for network, count, nodes in NODES[:1] if config.quick else NODES:
+        pair, x = _pair(network), _images(count)
+        ours = partial(_conductance, pair.net, x, pair.layers, trapezoid(nodes - 1), channel_sum)
+        row: dict[str, Any] = {"network": network, "images": count}
+        for layout in ("contiguous_format", "channels_last"):
+            memory_format = getattr(torch, layout)
+            model = pair.model.to(memory_format=memory_format)
+            of_torch = torch_reference.to_torch(x).contiguous(memory_format=memory_format)
+            both = paired(ours, partial(_passes, model, of_torch), config.repeats)
+            name = "nchw" if layout == "contiguous_format" else layout
+            row |= {"node_s": both.a / nodes / count, f"torch_{name}_s": both.b / count}
+            row |= {f"ratio_{name}": both.ratio / nodes, f"range_{name}": [both.lowest / nodes, both.highest / nodes]}
+        operations = 2 * products(lambda net, x: net(x), pair.net, _images(1))
+        row |= {"gflop_s": operations / row["node_s"] / 1e9, "product_gflop_s": ceiling / 1e9}
+        row["share_of_product"] = row["gflop_s"] / row["product_gflop_s"]
+        second = paired(partial(_toward, pair, x, 2), partial(_toward, pair, x, 1), config.repeats)
+        yield row | {"second_target": second.ratio - 1}
+
+
+def memory(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Peaks beyond what the processes held with networks and images loaded."""
+    for network, layer in (("resnet50", "layer1.0"), ("vgg16", "features.1"))[: 1 if config.quick else 2]:
+        steps = CAPTUMS_STEPS if network == "resnet50" else 16
+        found = {}
+        for side, function in (("ours", _compute_ours), ("captum", _compute_captums)):
+            before, peak = in_process(function, network, layer, steps)
+            found[f"{side}_gib"] = (peak - before) / 2**30
+        yield {"network": network, "steps": steps, "captums_layer": layer} | found
+
+
+PARTS: dict[Part, Callable[[Config, dict[str, Any]], Iterator[dict[str, Any]]]] = {
+    "errors": errors,
+    "speed": speed,
+    "node": node,
+    "memory": memory,
+}
+
+
+def _compute_ours(network: str, layer: str, steps: int) -> int:
+    pair, x = _pair(network), _images(1)
+    before = memory_held()
+    jax.block_until_ready(_conductance(pair.net, x, pair.layers, trapezoid(steps)))
+    return before
+
+
+def _compute_captums(network: str, layer: str, steps: int) -> int:
+    pair, x = _pair(network), torch_reference.to_torch(_images(1))
+    before = memory_held()
+    _captum(pair, x, [layer], steps)
+    return before
+
+
+def _pair(network: str) -> Pair:
+    model = torch_reference.network(network).requires_grad_(False)
+    with TemporaryDirectory() as folder:
+        net = ports.load(network, torch_reference.save(model, Path(folder) / "random.safetensors"))
+    return Pair(net, model, _layers(net, _images(1)))
+
+
+def _layers(net: ipjax.Network, x: np.ndarray) -> tuple[str, ...]:
+    return tuple(name for name in net.layers(x) if name not in ("input", "avgpool"))
+
+
+def _images(number: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((number, SIDE, SIDE, 3)).astype(np.float32)
+
+
+def _conductance(net: ipjax.Network, x: np.ndarray, layers: tuple[str, ...], rule: Quadrature, readout: Any = None) -> ByLayer:
+    return ipjax.layer_conductance(net, x, layers=layers, target=TARGET, quadrature=rule, readout=readout)
+
+
+def _captum(pair: Pair, x: Any, layers: Any, steps: int, **settings: Any) -> list[Any]:
+    from captum.attr import LayerConductance
+
+    conductances = [LayerConductance(pair.model, pair.model.get_submodule(name)) for name in layers]
+    return [conductance.attribute(x, target=TARGET, n_steps=steps, **settings) for conductance in conductances]
+
+
+def _passes(model: Any, x: Any) -> None:
+    x = x.detach().requires_grad_(True)
+    torch.autograd.grad(model(x)[:, TARGET].sum(), x)
+
+
+def _toward(pair: Pair, x: np.ndarray, targets: int) -> ByLayer:
+    """Conductance to several targets in one call, which share the passes forward."""
+    weights = jnp.broadcast_to(jnp.eye(1000)[:targets, None], (targets, len(x), 1000))
+    return ipjax.layer_conductance(
+        pair.net, x, layers=pair.layers, target=weights, quadrature=trapezoid(11), readout=channel_sum
+    )
+
+
+def _at(x: float, xs: Any, ys: Any) -> float:
+    """Interpolated (or, outside, from the nearest two points extrapolated) on logarithmic axes; `xs` ascending."""
+    logs, values = np.log(np.asarray(xs, float)), np.log(np.asarray(ys, float))
+    i = int(np.clip(np.searchsorted(logs, np.log(x)), 1, len(logs) - 1))
+    slope = (values[i] - values[i - 1]) / (logs[i] - logs[i - 1])
+    return float(np.exp(values[i] + slope * (np.log(x) - logs[i])))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, description=__doc__))

@@ -20,9 +20,7 @@ printed), nuisances. Takes two to three minutes on two cores, most of it for the
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +34,7 @@ import tyro
 
 import ipjax
 import ports
+from benchmarks.environment import median_seconds, print_values, write
 from experiments.features import SKETCH, TARGETS, Extraction, _activations, _conductances
 from experiments.measuring import NOISES
 from experiments.selection import preprocessing_of
@@ -144,8 +143,7 @@ def main(config: Config) -> dict[str, Any]:
         "kde_tflop": kde / TERA,
         "probe_tflop": probe / TERA,
     }
-    for key, value in numbers.items():
-        print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")
+    print_values(numbers)
     print(f"\nimage_gflop = {num_nodes} x {numbers['node_gflop']:.2f} + {image.rest / GIGA:.2f}")
     print(f"hours for {n} images on {config.hosts} x {config.devices} devices, ASSUMING {config.share:.0%} of peak;")
     print("images/s a host are what the operations alone would allow, which reading must keep up with:\n")
@@ -169,10 +167,8 @@ def main(config: Config) -> dict[str, Any]:
         passes = len(TARGETS) * (1 + CHANNEL_NULLS)  # activation and two targets
         measured["channels_hours"] = passes * num_channels * measured["seconds_a_channel"] / HOUR
         print("\nmeasured on this machine's CPU:")
-        for key, value in measured.items():
-            print(f"{key:24} {value:.4g}")
-    if config.out is not None:
-        config.out.write_text(json.dumps(numbers, indent=2) + "\n")
+        print_values(measured)
+    write(config.out, numbers)
     return numbers
 
 
@@ -302,29 +298,19 @@ def _measure(
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     num_classes = net.logits_shape(x).shape[1]
     targets = np.full((len(TARGETS), 1, num_classes), 0.1, np.float32)
-    seconds = _seconds(lambda: extraction._conduct(extraction.net, x, targets))
+    seconds = median_seconds(lambda: extraction._conduct(extraction.net, x, targets), 2)
     matrix = jnp.ones((4096, 4096))
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     reached = num_nodes * image.node / seconds / GIGA
-    large = 2 * 4096**3 / _seconds(lambda: product(matrix)) / GIGA
+    large = 2 * 4096**3 / median_seconds(lambda: product(matrix), 2) / GIGA
     labels = np.arange(config.num_images) % min(num_classes, config.num_images // 4)
     channels = np.random.default_rng(0).standard_normal((config.num_images, 64)).astype(np.float32)
     return {
         "gflop_a_second": reached,
         "large_product_gflop_a_second": large,
         "share_of_large_product": reached / large,
-        "seconds_a_channel": _seconds(lambda: ipjax.channels.label_information(channels, labels)) / 64,
+        "seconds_a_channel": median_seconds(lambda: ipjax.channels.label_information(channels, labels), 2) / 64,
     }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    """The shorter of two timings after a first call, which compiles."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
 
 
 if __name__ == "__main__":

@@ -17,12 +17,9 @@ Takes about an hour on two cores: most of it infomeasure's at 64 features, bmi's
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +36,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks.environment import environment, median_seconds, timed
 from ipjax.channels import input_information, label_information
 from ipjax.estimators import (
     KDE,
@@ -160,7 +158,7 @@ def main(config: Config) -> None:
         for console in shown:
             console.print(*lines, markup=False)
 
-    show(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, {jax.devices()}")
+    show(", ".join(f"{name} {value}" for name, value in environment().items()))
     pythons = environments(config)
     if "accuracy" in config.parts:
         for family in FAMILIES:
@@ -228,7 +226,7 @@ def _ours(estimator: Any, d: int, truths: tuple[Truth, ...], n: int, seeds: int)
             x, y = truth.sample(n, seed)
             if seed == 0:
                 mutual_information(x, y, estimator)  # compiles
-            value, seconds = _timed(lambda x=x, y=y: float(mutual_information(x, y, estimator).value), 1)
+            seconds, value = timed(lambda x=x, y=y: float(mutual_information(x, y, estimator).value), 1, warm=False)
             scores.append((d, abs(value - truth.information), seconds))
     return scores
 
@@ -276,7 +274,7 @@ def _neighbours(config: Config, d: int, pythons: dict[str, Path]) -> Iterator[tu
     for estimator, other in ((KSG(variant=2), y), (Ross(), np.arange(n) % 10)):
         work = _estimating(x, other, estimator)
         work()
-        value, seconds = _timed(work, repeats)
+        seconds, value = timed(work, repeats, warm=False)
         yield _row(f"{type(estimator).__name__}{' 2' * (other is y)}, n = {n}, d = {d}", value, seconds)
     work = _estimating(x, y, KSG())
     work()
@@ -284,9 +282,9 @@ def _neighbours(config: Config, d: int, pythons: dict[str, Path]) -> Iterator[tu
         python = pythons.get(peer.split()[0])
         if python is None:
             continue
-        value, before = _timed(work, repeats)
+        before, value = timed(work, repeats, warm=False)
         ((theirs, peers_seconds),) = run_peer(peer, [(x, y)], python, times)
-        seconds = statistics.mean((before, _timed(work, repeats)[1]))
+        seconds = statistics.mean((before, median_seconds(work, repeats, warm=False)))
         yield _row(f"KSG, n = {n}, d = {d}", value, seconds, peer, theirs, peers_seconds)
 
 
@@ -296,16 +294,16 @@ def _channels(config: Config, channels: int = 2048) -> Iterator[tuple[str, ...]]
     labels = rng.integers(0, 10, size=n)
     features = rng.normal(size=(n, channels)) + 0.3 * labels[:, None] * rng.uniform(size=channels)
     label_information(features, labels)
-    found, before = _timed(lambda: np.asarray(label_information(features, labels)), config.repeats)
-    theirs, seconds = _timed(lambda: _sklearn_channels(features[:, :some], labels), 1)
-    after = _timed(lambda: np.asarray(label_information(features, labels)), config.repeats)[1]
+    before, found = timed(lambda: np.asarray(label_information(features, labels)), config.repeats, warm=False)
+    seconds, theirs = timed(lambda: _sklearn_channels(features[:, :some], labels), 1, warm=False)
+    after = median_seconds(lambda: np.asarray(label_information(features, labels)), config.repeats, warm=False)
     difference = np.abs(np.maximum(found[:some], 0) - theirs).max()
     about = f"{channels} channels, n = {n}"
     peer = f"sklearn, largest difference {difference:.0e}"
     ours = statistics.mean((before, after))
     yield _row(f"label_information, {about}", found[:some].mean(), ours, peer, theirs.mean(), seconds * channels / some)
     input_information(features)
-    found, seconds = _timed(lambda: np.asarray(input_information(features)), config.repeats)
+    seconds, found = timed(lambda: np.asarray(input_information(features)), config.repeats, warm=False)
     yield _row(f"input_information, {about}", found.mean(), seconds)
 
 
@@ -324,9 +322,9 @@ def _bracket(config: Config, d: int = 512) -> tuple[str, ...]:
     on_device = jnp.asarray(x)
     work()
     jax.block_until_ready(product(on_device))
-    before = _timed(lambda: jax.block_until_ready(product(on_device)), config.repeats)[1]
-    value, seconds = _timed(work, config.repeats)
-    after = _timed(lambda: jax.block_until_ready(product(on_device)), config.repeats)[1]
+    before = median_seconds(lambda: product(on_device), config.repeats, warm=False)
+    seconds, value = timed(work, config.repeats, warm=False)
+    after = median_seconds(lambda: product(on_device), config.repeats, warm=False)
     return _row(f"KDE with labels, n = {n}, d = {d}", value, seconds, "x @ x.T", float("nan"), statistics.mean((before, after)))
 
 
@@ -348,16 +346,6 @@ def _row(
 
 def _estimating(x: np.ndarray, y: np.ndarray, estimator: Any) -> Callable[[], float]:
     return lambda: float(mutual_information(x, y, estimator).value)
-
-
-def _timed(work: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """What it returns, and its median wall time."""
-    value, times = None, []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        value = work()
-        times.append(time.perf_counter() - start)
-    return value, statistics.median(times)
 
 
 @contextmanager

@@ -10,14 +10,9 @@ file's size (Linux only). Needs the extra `test`. Takes about a minute on two co
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +24,7 @@ import numpy as np
 import tyro
 
 import ports
+from benchmarks.environment import environment, median_seconds, print_values, write
 from ports import readers
 from tests import torch_reference
 from tests.torch_reference import torch
@@ -47,13 +43,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Prints the comparison and returns its numbers."""
     model = torch_reference.network("resnet50")
-    numbers: dict[str, Any] = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "torch": torch.__version__,
-        "devices": [str(device) for device in jax.devices()],
-    }
+    numbers: dict[str, Any] = environment()
     with TemporaryDirectory() as folder:
         files = {"zip": Path(folder) / "zip.pth", "legacy": Path(folder) / "legacy.pth"}
         files["safetensors"] = torch_reference.save(model, Path(folder) / "weights.safetensors")
@@ -61,10 +51,8 @@ def main(config: Config) -> dict[str, Any]:
             torch.save(model.state_dict(), files[name], _use_new_zipfile_serialization=name == "zip")
         for name, path in files.items():
             numbers |= {f"{name}_{key}": value for key, value in _compare(name, path, config.repeats).items()}
-    for key, value in numbers.items():
-        print(f"{key:36} {value:.3f}" if isinstance(value, float) else f"{key:36} {value}")
-    if config.out is not None:
-        config.out.write_text(json.dumps(numbers, indent=2) + "\n")
+    print_values(numbers)
+    write(config.out, numbers)
     return numbers
 
 
@@ -95,7 +83,7 @@ def _compare(name: str, path: Path, repeats: int) -> dict[str, float]:
     load()
     for _ in range(repeats):
         for key, function in work.items():
-            times[key].append(_seconds(function))
+            times[key].append(median_seconds(function, 1, warm=False))
     seconds = {key: statistics.median(values) for key, values in times.items()}
     return {
         **seconds,
@@ -103,12 +91,6 @@ def _compare(name: str, path: Path, repeats: int) -> dict[str, float]:
         "load_over_torch": seconds["load"] / seconds["torch_load"],
         "peak_memory_over_file": _peak_memory(path) / path.stat().st_size,
     }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _peak_memory(path: Path) -> int:

@@ -15,7 +15,6 @@ Takes about six minutes on two cores.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from jax import Array
 
 import ipjax
 import ports
+from benchmarks.environment import write
 from experiments.features import Arrays, Extraction
 from experiments.runner import _in_precision
 from ipjax.data.digits import digits_in_clutter
@@ -114,8 +114,7 @@ def main(config: Config) -> dict[str, Any]:
         for layer in names:
             errors = [changes[name]["errors"][layer] for changes in numbers["variants"].values()]
             print(f"{layer:12}" + "".join(f"{error:12.2g}" for error in errors))
-    if config.out is not None:
-        config.out.write_text(json.dumps(numbers, indent=2) + "\n")
+    write(config.out, numbers)
     return numbers
 
 

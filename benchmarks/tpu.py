@@ -10,7 +10,6 @@ the run compiles and what memory it takes, and nothing of time. The compiler wor
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ports
+from benchmarks.environment import print_values, write
 from experiments.features import TARGETS, Extraction
 from experiments.runner import _in_precision
 from ipjax import runtime
@@ -81,10 +81,8 @@ def main(config: Config) -> dict[str, Any]:
         numbers |= {f"{part}_gib": size for part, size in taken.items()}
         numbers["share_of_memory"] = sum(taken.values()) * GIB / memory
     numbers["compiling_s"] = time.perf_counter() - start
-    for key, value in numbers.items():
-        print(f"{key:20} {value:.3f}" if isinstance(value, float) else f"{key:20} {value}")
-    if config.out is not None:
-        config.out.write_text(json.dumps(numbers, indent=2) + "\n")
+    print_values(numbers)
+    write(config.out, numbers)
     return numbers
 
 

@@ -40,8 +40,11 @@ class Config:
     """pixels of the short side of an image file before the crop; default: as the weights were evaluated"""
     crop: int | None = None
     """side of the central square of an image file; default: as the weights were evaluated"""
-    num_steps: int = 32
-    """steps of the path integral from the baseline (a zero image) to the image"""
+    num_steps: int | None = None
+    """steps of the path integral from the baseline (a zero image) to the image; default: 32, or what tolerance asks for"""
+    tolerance: float | None = None
+    """largest relative error of any layer's conductances, as 0.02: from the first 16 images as many steps are chosen as are
+    estimated to keep it"""
     layers: tuple[str, ...] | None = None
     """layers by name, or all; default: input, stem, every block, pooled features"""
     readout: Literal["sketch", "channel"] = "sketch"
@@ -76,6 +79,11 @@ class Config:
     process_id: int | None = None
     """which one this is, from 0"""
 
+    @property
+    def steps(self) -> int:
+        """Of the path, where no tolerance chooses them."""
+        return 32 if self.num_steps is None else self.num_steps
+
 
 def check(config: Config) -> None:
     """Raises `ValueError` for settings that make no sense, before any work."""
@@ -93,6 +101,10 @@ def check(config: Config) -> None:
         )
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed: expected an integer from 0 to 2³² - 1, got {config.seed}")
+    if config.tolerance is not None and not 0 < config.tolerance < np.inf:
+        raise ValueError(f"tolerance: expected a relative error above 0, as 0.02, got {config.tolerance}")
+    if config.tolerance is not None and config.num_steps is not None:
+        raise ValueError(f"num_steps, tolerance: expected one of them, got {config.num_steps} and {config.tolerance}")
     if not 0 < config.noise < np.inf:
         raise ValueError(f"noise: expected a number above 0, got {config.noise}")
     if config.distributed and config.out is None:

@@ -90,7 +90,7 @@ def attribute_typical(net: ipjax.Network, data: Selection, features: Features, c
         index[np.stack(pairs, axis=1).ravel()],
         kinds=KINDS * len(classes),
         layers=features.names,
-        quadrature=ipjax.quadrature.trapezoid(config.num_steps),
+        quadrature=ipjax.quadrature.trapezoid(config.steps),
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from experiments.console import console, errors_shown, print_summary, progress, 
 from experiments.evidence import ablated, attribute_typical, measure_ablation, rank_layers
 from experiments.features import SKETCH, TARGETS, Extraction, Features, open_features
 from experiments.measuring import Kept, measure_channels, measure_layers, measure_second
+from experiments.pilot import choose_steps
 from experiments.results import Results, draw
 from experiments.run_folder import environment, plain, prepare, write_json
 from experiments.selection import Selection, preprocessing_of, select
@@ -51,6 +52,8 @@ def run(experiment: str, config: Config) -> Path:
     """Measures all layers of a network on a data set and writes the results; returns their folder."""
     start = time.monotonic()
     check(config)
+    if config.tolerance is None:
+        config = replace(config, num_steps=config.steps)
     if config.distributed:
         say("waiting for the other hosts, at most five minutes")
         runtime.initialize(config.coordinator, config.num_processes, config.process_id)
@@ -80,13 +83,18 @@ def run(experiment: str, config: Config) -> Path:
             say(f"results go to {out}")
             _warn_of_limits(data, num_classes, config.shard_size)
 
+    path = {}
     with jax.default_matmul_precision(config.precision):
+        if config.tolerance is not None:
+            pilot = Kept(out / "measured", [settings, _compared(config)])
+            num_steps, path["path"] = choose_steps(net, names, data, config.tolerance, config, pilot)
+            config, settings = replace(config, num_steps=num_steps), settings | {"num_steps": num_steps}
         features, found = _extract(net, names, data, Store(out / "features", settings), config)
     labels = data.labels[features.positions]
     accuracy = float(np.mean(features.predicted == labels)) if num_classes == data.images.num_classes else None
     with runtime.together():
         if runtime.is_main():
-            found = _environment(config) | {"accuracy": accuracy} | found
+            found = _environment(config) | {"accuracy": accuracy} | path | found
             with explained(f"could not write to {out}"):
                 write_json(out / "environment.json", found)
     nuisances = {name: values[features.positions] for name, values in data.nuisances.items()}
@@ -147,8 +155,8 @@ def _extract(
     own = every[jax.process_index() :: jax.process_count()]
     devices = jax.local_device_count()
     at_once = max(map(len, own)) if config.batch_size is None else min(config.batch_size, max(map(len, own)))
-    block = runtime.block(net, data.images.shape, len(TARGETS), config.num_steps + 1, -(-at_once // devices))
-    extraction = Extraction(net, names, config.readout, config.num_steps, config.seed, *block)
+    block = runtime.block(net, data.images.shape, len(TARGETS), config.steps + 1, -(-at_once // devices))
+    extraction = Extraction(net, names, config.readout, config.steps, config.seed, *block)
     with runtime.together():
         waited = _fill(store, own, extraction, data, config.num_workers)
     unreadable = sorted(runtime.gather_texts(store.notes(own).values()))

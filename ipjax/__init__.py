@@ -30,3 +30,5 @@ from ipjax.leakage import Leak as Leak
 from ipjax.leakage import target_leakage as target_leakage
 from ipjax.taps import Network as Network
 from ipjax.taps import from_function as from_function
+from ipjax.tolerance import Steps as Steps
+from ipjax.tolerance import steps_for as steps_for
