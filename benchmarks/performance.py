@@ -54,12 +54,17 @@ def main(config: Config) -> None:
 
 
 def filled(page: str, numbers: Mapping[str, Any]) -> str:
-    """The page with all its tables made anew. Raises `KeyError` for one of numbers that are not there."""
+    """The page with all its tables made anew; one whose numbers are not there says so."""
 
     def fill(found: re.Match[str]) -> str:
         begin, file, part, columns, end = found.groups()
-        values = numbers[file][part]
-        text = _sentence(values) if part == "environment" else _table(values, columns.split(", ") if columns else None)
+        values = numbers.get(file, {}).get(part)
+        if values is None:
+            text = "*Not taken yet.*"
+        elif part == "environment":
+            text = _sentence(values)
+        else:
+            text = _table(values, columns.split(", ") if columns else None)
         return f"{begin}\n{text}\n\n{end}"
 
     return MARKED.sub(fill, page)
@@ -89,6 +94,7 @@ def _cell(value: Any) -> str:
 def _draw(series: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A panel for each kind of series, on logarithmic axes, with the exponents in the legends."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     from ipjax.plotting.style import STYLE
 
@@ -99,8 +105,11 @@ def _draw(series: Sequence[Mapping[str, Any]], path: Path) -> None:
             for i, one in enumerate(some):
                 name = one["what"] if against else f"{one['what']}, {one['against']}"
                 axis.loglog(one["x"], one["y"], "o-", color=f"C{i % 10}", ms=3, label=f"{name}: {one['exponent']:.2f}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.set_visible(bool(some))
             axis.set(title=title, xlabel=against or "size", ylabel={"s": "seconds", "B": "bytes"}[unit])
-            axis.legend(fontsize=6.5)
+            if some:
+                axis.legend(fontsize=6.5)
         figure.savefig(path)
         plt.close(figure)
 

@@ -176,6 +176,11 @@ def estimators(config: Config) -> Iterator[Row]:
         yield series(name, "s", "features", config.features, times, expected["features"])
         sizes = [beyond_the_data(estimator, *_shapes(other, n, features)) for n in config.samples]
         yield series(name, "B", "samples", config.samples, sizes, "1 at most")
+    for name, beside in (("alone", {}), ("with 19 nulls", {"num_null": 19}), ("with 10 halves", {"num_subsamples": 10})):
+        settings = {"input_information": KDE(0.1), "label_information": KDE(0.1), "num_null": 0, "num_subsamples": 0} | beside
+        work = [partial(ipjax.measure_plane, {"layer": x[:n, :features]}, labels[:n], **settings) for n in config.samples]
+        times = [median_seconds(lambda call=call: call().records[0]["label_information"], config.repeats) for call in work]
+        yield series(f"KDE, plane {name}", "s", "samples", config.samples, times, "2")
     channels: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
         "channels, label": (label_information, (labels,), "1"),
         "channels, input": (input_information, (), "2 at most"),

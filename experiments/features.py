@@ -166,24 +166,21 @@ def _conductances(
     """Layer -> `[n, targets, features]`, `[n, targets, channels]`, completeness gaps `[n, targets]`; changes `[n, targets]`."""
     x = _as(net, x)
     num_channels = {name: shape.shape[-1] for name, shape in net.layer_shapes(x).items()}
-
-    def toward(target: Array) -> tuple[ByLayer, ByLayer, ByLayer, Array]:
-        both = ipjax.layer_conductance(
-            net,
-            x,
-            layers=names,
-            target=target,
-            quadrature=quadrature,
-            readout=_WithChannels(readout),
-            nodes_at_once=nodes_at_once,
-        )
-        channels = {name: value[:, -num_channels[name] :] for name, value in both.items()}
-        features = {name: value[:, : -num_channels[name]] for name, value in both.items()}
-        gaps = ipjax.completeness_gap(net, x, channels, target=target)
-        gaps = {name: gap.astype(jnp.float32) for name, gap in gaps.items()}
-        return features, channels, gaps, jnp.sum(channels[names[0]], axis=1) - gaps[names[0]]
-
-    return jax.vmap(toward, out_axes=1)(targets)  # mapped, the targets share the passes forward
+    both = ipjax.layer_conductance(
+        net,
+        x,
+        layers=names,
+        target=targets,
+        quadrature=quadrature,
+        readout=_WithChannels(readout),
+        nodes_at_once=nodes_at_once,
+    )
+    channels = {name: value[..., -num_channels[name] :] for name, value in both.items()}
+    features = {name: value[..., : -num_channels[name]] for name, value in both.items()}
+    gaps = ipjax.completeness_gap(net, x, channels, target=targets)
+    gaps = {name: gap.astype(jnp.float32) for name, gap in gaps.items()}
+    changes = jnp.sum(channels[names[0]], axis=-1) - gaps[names[0]]
+    return jax.tree.map(lambda value: jnp.moveaxis(value, 0, 1), (features, channels, gaps, changes))
 
 
 @dataclass(frozen=True)

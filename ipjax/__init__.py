@@ -19,6 +19,7 @@ from ipjax.conductance import contrast_weights as contrast_weights
 from ipjax.conductance import layer_conductance as layer_conductance
 from ipjax.conductance import neuron_conductance as neuron_conductance
 from ipjax.conductance import sensitivity as sensitivity
+from ipjax.conductance import target_weights as target_weights
 from ipjax.efficiency import information_transformation_efficiency as information_transformation_efficiency
 from ipjax.estimators import Estimate as Estimate
 from ipjax.estimators import mutual_information as mutual_information

@@ -32,7 +32,7 @@ Target = (
     Literal["predicted", "contrast"]
     | int
     | Int[Array, " batch"]
-    | Float[Array, "*batch classes"]
+    | Float[Array, "*targets_and_batch classes"]
     | Callable[[Float[Array, "batch classes"]], Float[Array, " batch"]]
 )
 ByLayer = dict[str, Array]
@@ -61,14 +61,15 @@ def layer_conductance(
         which does not depend on x), a class, an int array `[batch]` of classes, a float array `[classes]` or `[batch,
         classes]` of weights on the logits, or a callable from logits `[batch, classes]` to `[batch]` (compiled anew for
         each callable object). Conductance toward a class chosen from x, or the true label, carries that choice: it leaks
-        the label into every layer.
+        the label into every layer. Several targets at once are weights `[targets, batch, classes]` (`target_weights` stacked):
+        they share the passes forward, so a further one costs a pass backward a node.
     - `baseline`: a number, or an array or pytree that broadcasts to `x` (to the value at the network's `start`).
     - `quadrature`: a rule of `ipjax.quadrature`.
     - `readout`: a linear, hashable map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
     - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
 
-    **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, in forward order (what a `jax.jit`
-    of your own returns has its keys sorted, as any dict).
+    **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, behind an axis of the targets where
+    there are several; in forward order (what a `jax.jit` of your own returns has its keys sorted, as any dict).
 
     **Raises:** `ValueError` for inputs that are not finite, of a wrong shape or dtype, for a target that does not fit the
     logits and for a result that is not finite; `KeyError` for unknown layers.
@@ -80,28 +81,34 @@ def layer_conductance(
     if nodes_at_once is not None and (not isinstance(nodes_at_once, int) or nodes_at_once < 1):
         raise ValueError(f"nodes_at_once: expected an integer of at least 1, got {nodes_at_once}")
     chunk = _chunk(len(quadrature.nodes), nodes_at_once or _nodes_at_once(x))
-    values = _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
+
+    def toward(weights: Array | None) -> ByLayer:
+        return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
+
+    values = _for_each_target(toward, weights)
     return _checked_output({name: values[name] for name in names})  # jit sorts
 
 
 def completeness_gap(
     net: Network, x: Input, conductance: ByLayer, *, target: Target = "predicted", baseline: Input = 0.0
-) -> dict[str, Float[Array, " batch"]]:
+) -> dict[str, Float[Array, "*targets batch"]]:
     """Sum of a layer's conductance less F(x) - F(x'), per image and layer, in the units of the target.
 
     Zero, up to quadrature error, at layers that cut every path from input to logits; inside a residual branch the
     sum is only the branch's share. `conductance` may have gone through `readout.channel_sum` or `flatten`, which keep
-    the sum, but through no other readout; `target` and `baseline` are those it was computed with.
+    the sum, but through no other readout; `target` and `baseline` are those it was computed with. Of several targets it is
+    `[targets, batch]` a layer.
 
-    **Raises:** `ValueError` as `layer_conductance` does, and where `conductance` is of another number of images.
+    **Raises:** `ValueError` as `layer_conductance` does, and where `conductance` is of other numbers of targets or images.
     """
     net, x = _checked_input(net, x)
     choice, weights = _checked_target(net, x, target)
     change = _target_change(net, x, _checked_baseline(x, baseline), weights, choice)
     for name, value in conductance.items():
-        if len(value) != _batch(x):
-            raise ValueError(f"conductance of {name!r}: expected {_batch(x)} images as in x, got shape {list(value.shape)}")
-    return {name: jnp.sum(value.reshape(len(value), -1), axis=1) - change for name, value in conductance.items()}
+        if value.shape[: change.ndim] != change.shape:
+            expected = " targets and ".join(map(str, change.shape))
+            raise ValueError(f"conductance of {name!r}: expected {expected} images as in x, got shape {list(value.shape)}")
+    return {name: jnp.sum(value.reshape(*change.shape, -1), axis=-1) - change for name, value in conductance.items()}
 
 
 def neuron_conductance(
@@ -136,7 +143,11 @@ def neuron_conductance(
     choice, weights = _checked_target(net, x, target)
     baseline = _checked_baseline(x, baseline)
     chunk = _chunk(len(quadrature.nodes), _nodes_at_once(x))
-    return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
+
+    def toward(weights: Array | None) -> Input:
+        return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
+
+    return _for_each_target(toward, weights)
 
 
 def sensitivity(
@@ -157,10 +168,33 @@ def sensitivity(
     return _checked_output({name: values[name] for name in names})  # jit sorts
 
 
+def target_weights(net: Network, x: Input, target: Target) -> Float[Array, "*targets batch classes"]:
+    """The target as weights `[batch, classes]` on the logits of these images; stacked, several targets of one call.
+
+    `target` is as `layer_conductance` takes it, but no callable. **Raises:** `ValueError` for a callable and as there.
+    """
+    net, x = _checked_input(net, x)
+    choice, weights = _checked_target(net, x, target)
+    if callable(choice):
+        raise ValueError(
+            "target: expected one that is linear in the logits, got a callable; pass it to layer_conductance alone"
+        )
+    if weights is None:
+        return _predicted(net, x)
+    shape = net.logits_shape(x).shape
+    return weights if weights.ndim > len(shape) else jnp.broadcast_to(weights, shape)
+
+
 def contrast_weights(num_classes: int, seed: int = 0) -> Float[Array, " classes"]:
     """The target `"contrast"`: a random unit direction of the logits that depends on the seed alone."""
     direction = jax.random.normal(jax.random.key(seed), (num_classes,), jnp.float32)
     return direction / jnp.linalg.norm(direction)
+
+
+def _for_each_target(function: Callable[[Array | None], Any], weights: Array | None) -> Any:
+    """The function of the weights, of each target's if several: mapped, they share the passes forward."""
+    several = weights is not None and weights.ndim == 3
+    return jax.vmap(function)(weights) if several else function(weights)
 
 
 def _batch(x: Input) -> int:
@@ -183,8 +217,8 @@ def _precision(x: Input) -> Any:
 
 
 def _nodes_at_once(x: Input) -> int:
-    """At most 12, and a block of images x nodes at most as large as 12 images of 224 x 224 x 3."""
-    return max(1, min(12, 12 * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
+    """At most 12, and a block of images x nodes at most as large as 6 images of 224 x 224 x 3."""
+    return max(1, min(12, 6 * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
 
 
 def _chunk(num_nodes: int, budget: int) -> int:
@@ -347,10 +381,15 @@ def _objective(net: Network, x: Input, weights: Array | None, choice: Callable |
     """The target as a function from logits to `[batch]`."""
     if callable(choice):
         return choice
-    if weights is None:  # the predicted class
-        logits = net(x)
-        weights = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
-    return lambda logits: jnp.sum(logits * weights, axis=-1)
+    chosen = _predicted(net, x) if weights is None else weights
+    return lambda logits: jnp.sum(logits * chosen, axis=-1)
+
+
+@jax.jit
+def _predicted(net: Network, x: Input) -> Float[Array, "batch classes"]:
+    """1 at each image's predicted class."""
+    logits = net(x)
+    return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
 
 
 def _read(readout: Readout | None, values: ByLayer) -> ByLayer:
@@ -464,10 +503,11 @@ def _checked_target(net: Network, x: Input, target: Target) -> tuple[Callable | 
         if not isinstance(array, Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
             raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
-    if array.shape not in ((num_classes,), logits.shape) or not jnp.issubdtype(array.dtype, jnp.floating):
+    several = array.ndim == 3 and array.shape[1:] == logits.shape and len(array) > 0
+    if not (several or array.shape in ((num_classes,), logits.shape)) or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"target: expected float weights [{num_classes}] or {list(logits.shape)} on the logits, or int classes, "
-            f"got {array.dtype} of shape {list(array.shape)}"
+            f"target: expected float weights [{num_classes}], {list(logits.shape)} or [targets, {batch}, {num_classes}] on the "
+            f"logits, or int classes, got {array.dtype} of shape {list(array.shape)}"
         )
     if not isinstance(array, Tracer) and not bool(jnp.isfinite(array).all()):
         raise ValueError("target: expected finite weights on the logits, found NaN or infinity")

@@ -70,12 +70,14 @@ def steps_for(
     - `tolerance`: above 0, as 0.02.
     - `most`: steps tried at most, 16 or more.
 
-    The others as those of `ipjax.layer_conductance`.
+    The others as those of `ipjax.layer_conductance`, with one target.
 
     **Raises:** `ValueError` where `most` steps do not suffice, and as `layer_conductance` does.
     """
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance: expected a relative error above 0, as 0.02, got {tolerance}")
+    if getattr(target, "ndim", 0) == 3:
+        raise ValueError("target: expected one, got several; call for each, and take the largest number of steps")
     if not isinstance(most, int) or most < 2 * _PART:
         raise ValueError(f"most: expected an integer of at least {2 * _PART} steps, got {most}")
 

@@ -218,6 +218,73 @@ def test_memory_does_not_grow_with_the_number_of_nodes():
     assert temporary_bytes(63, nodes_at_once=16) > 2 * few
 
 
+def test_several_targets_are_each_ones_own(model):
+    net, x = network(model), images(model)
+    targets = [1, "predicted", "contrast", jnp.asarray([0, 2, 1]), jnp.asarray([0.5, -1.0, 2.0])]
+    stacked = jnp.stack([ipjax.target_weights(net, x, target) for target in targets])
+    together = ipjax.layer_conductance(net, x, target=stacked)
+    gaps = ipjax.completeness_gap(net, x, together, target=stacked)
+    assert tuple(together) == net.layers(x)
+    for i, target in enumerate(targets):
+        alone = ipjax.layer_conductance(net, x, target=target)
+        chex.assert_trees_all_close({name: value[i] for name, value in together.items()}, alone, rtol=1e-10, atol=1e-12)
+        gap = ipjax.completeness_gap(net, x, alone, target=target)
+        chex.assert_trees_all_close({name: value[i] for name, value in gaps.items()}, gap, rtol=1e-9, atol=1e-12)
+    unit = (0,) * (together[model.cuts[1]].ndim - 2)
+    parts = ipjax.neuron_conductance(net, x, model.cuts[1], unit, target=stacked)
+    alone = ipjax.neuron_conductance(net, x, model.cuts[1], unit, target=targets[3])
+    assert parts.shape == (len(targets), *x.shape)
+    chex.assert_trees_all_close(parts[3], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_several_targets_are_one_target_of_many(net, x):
+    stacked = jnp.stack([ipjax.target_weights(net, x, target) for target in (0, 1)])
+    chex.assert_trees_all_equal(ipjax.target_weights(net, x, stacked), stacked)
+    with pytest.raises(ValueError, match="conductance of 'hidden': expected 2 targets and 3 images as in x, got shape"):
+        ipjax.completeness_gap(net, x, {"hidden": jnp.zeros((3, 6))}, target=stacked)
+    with pytest.raises(ValueError, match="expected one that is linear in the logits, got a callable"):
+        ipjax.target_weights(net, x, lambda logits: logits[:, 0])
+
+
+# what a node computes
+
+
+def operations_of_a_node(layers, num_targets=None):
+    """Operations of a node over those of a pass forward: chunks of two nodes and of one differ by one."""
+    net = ports.load("resnet18", "random")
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shape = (1, 1000) if num_targets is None else (num_targets, 1, 1000)
+
+    def operations(function, *arguments):
+        return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+    def of_chunk(num_nodes):
+        def conductance(net, x, target):
+            rule = quadrature.trapezoid(4 * num_nodes - 1)
+            return ipjax.layer_conductance(
+                net, x, layers=layers, target=target, quadrature=rule, readout=readout.channel_sum, nodes_at_once=num_nodes
+            )
+
+        return operations(conductance, net, x, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    return (of_chunk(2) - of_chunk(1)) / operations(lambda net, x: net(x), net, x)
+
+
+def test_no_gradient_of_weights_is_computed():
+    assert 1.8 < operations_of_a_node(None) < 2.1  # one pass forward, one backward; weights would cost another one
+
+
+def test_the_pass_backward_stops_at_the_earliest_layer_asked_for():
+    assert 0.95 < operations_of_a_node(["avgpool"]) < 1.05
+    assert 1.05 < operations_of_a_node(["layer3.1"]) < 0.8 * operations_of_a_node(None)
+
+
+def test_targets_share_the_pass_forward():
+    one, two, three = (operations_of_a_node(None, count) for count in (1, 2, 3))
+    assert two - one < 0.55 * one
+    assert three - two < 0.55 * one
+
+
 # targets and baselines
 
 
@@ -350,8 +417,10 @@ def test_bad_baselines(net, x, baseline, message):
         ([0, 1, 7], "target: expected classes from 0 to 2, got from 0 to 7"),
         ([0, 1], "target: expected one class or 3 classes, one an image, got shape [2]"),
         ([[0, 1, 2]], "target: expected one class or 3 classes, one an image, got shape [1, 3]"),
-        (np.zeros(4), "target: expected float weights [3] or [3, 3] on the logits, or int classes, got float64 of shape [4]"),
+        (np.zeros(4), "[3], [3, 3] or [targets, 3, 3] on the logits, or int classes, got float64 of shape [4]"),
         (np.zeros((2, 3)), "got float64 of shape [2, 3]"),
+        (np.zeros((0, 3, 3)), "got float64 of shape [0, 3, 3]"),
+        (np.zeros((2, 1, 3)), "got float64 of shape [2, 1, 3]"),
         (True, "got bool of shape []"),
         (1.0, "got float64 of shape []"),
         (np.asarray([0, np.nan, 1]), "target: expected finite weights on the logits, found NaN or infinity"),

@@ -119,6 +119,7 @@ def test_an_image_without_conductance_has_no_error():
         ({"tolerance": 0.1, "most": 64.0}, "most: expected an integer"),
         ({"tolerance": 0.001, "most": 20}, r"tolerance: 0.001 is not reached, 16 steps leave about 0\.\d+ in layer '"),
         ({"tolerance": 0.1, "target": 5}, "target"),
+        ({"tolerance": 0.1, "target": np.ones((2, 16, 5), np.float32)}, "target: expected one, got several"),
     ],
 )
 def test_bad_input_is_refused(net, x, settings, message):

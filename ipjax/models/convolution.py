@@ -71,7 +71,9 @@ def _convolve_jvp(
     y = _plain(x, kernel, strides, padding, precision)
     dy = jnp.zeros_like(y)
     if not isinstance(dx, SymbolicZero):  # the transpose of this layout is the fast one
-        dy += _plain(dx, kernel.transpose(0, 1, 3, 2), strides, padding, precision, layout="HWOI")
+        # Transposing flips the kernel. Flipped here already, behind a barrier, it cancels, and XLA flips once outside of loops.
+        flipped = lax.optimization_barrier(kernel.transpose(0, 1, 3, 2)[::-1, ::-1])
+        dy += _plain(dx, flipped[::-1, ::-1], strides, padding, precision, layout="HWOI")
     if not isinstance(dkernel, SymbolicZero):
         dy += _plain(x, dkernel, strides, padding, precision)
     return y, dy
