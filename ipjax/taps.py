@@ -13,14 +13,16 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jaxtyping import Float
+
+if TYPE_CHECKING:  # imported where it is used, since that takes a third as long as JAX
+    from flax import nnx
 
 Tap = Callable[[str, Array], Array]
 Apply = Callable[[Any, Any, Tap], Array]
@@ -171,6 +173,8 @@ def from_tapping_module(
     model: nnx.Module, default_layers: Sequence[str], input_shape: tuple[int | None, ...] | None = None
 ) -> Network:
     """A network from an NNX module that calls taps itself, as those of `ipjax.models` do, in evaluation mode."""
+    from flax import nnx
+
     model.eval()
     graph, params = nnx.split(model)
     return Network(params, TappingModule(graph), tuple(default_layers), input_shape)
@@ -235,6 +239,8 @@ class TappingModule:
     graph: nnx.GraphDef
 
     def __call__(self, params: Any, x: Array, tap: Tap) -> Array:
+        from flax import nnx
+
         return nnx.merge(self.graph, params)(x, tap)  # pyright: ignore[reportCallIssue]
 
 

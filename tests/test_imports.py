@@ -6,7 +6,7 @@ import sys
 import pytest
 
 FOREIGN = ("torch", "torchvision", "tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "jinja2")
-SLOW = ("scipy.special", "scipy.stats")
+SLOW = ("scipy.special", "scipy.stats", "optax", "flax.nnx")
 
 
 @pytest.mark.parametrize("statement", ["import ipjax", "import ipjax, ports"])

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+_SMALL = 2**18  # entries of a matrix that stands for a convolution, whatever the kernel's own size
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -32,7 +33,8 @@ def convolution(
 ) -> Float[Array, "batch h w features"]:
     """Undilated convolution in one group with explicit padding; fits `nnx.Conv(conv_general_dilated=...)`.
 
-    A 1x1 kernel is a matrix product over channels: on CPU much faster than XLA's convolution.
+    A 1x1 kernel is a matrix product over channels: on CPU much faster than XLA's convolution. So is any kernel on an image
+    of few pixels, written as the matrix from all units of the input to all of the output.
     """
     if kwargs.get("feature_group_count", 1) != 1 or any(
         {*(kwargs.get(f"{side}_dilation") or (1,))} != {1} for side in ("lhs", "rhs")
@@ -41,7 +43,23 @@ def convolution(
     if kernel.shape[:2] == (1, 1) and not np.any(padding):
         return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
     (top, bottom), (left, right) = padding
+    rows = _places(x.shape[1], kernel.shape[0], strides[0], (top, bottom))
+    columns = _places(x.shape[2], kernel.shape[1], strides[1], (left, right))
+    size = rows.size * columns.size * kernel.shape[2] * kernel.shape[3]  # of the whole matrix
+    if 0 < size <= max(2 * kernel.size, _SMALL):
+        # The kernel's entry for each pixel of the input and of the output; behind its end, zeros for those that do not touch.
+        entries = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))[rows[:, None, :, None], columns[None, :, None, :]]
+        matrix = entries.transpose(0, 1, 4, 2, 3, 5).reshape(x[0].size, -1)
+        y = jnp.matmul(x.reshape(len(x), -1), matrix, precision=precision)
+        return y.reshape(len(x), rows.shape[1], columns.shape[1], kernel.shape[3])
     return _convolve(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)), precision)
+
+
+def _places(pixels: int, size: int, stride: int, padding: tuple[int, int]) -> Int[np.ndarray, "inputs outputs"]:
+    """Along an axis, the place in a kernel of `size` at which an output meets an input pixel; `size` where they do not meet."""
+    outputs = max(0, (pixels + sum(padding) - size) // stride + 1)
+    place = np.arange(pixels)[:, None] - stride * np.arange(outputs) + padding[0]
+    return np.where((place >= 0) & (place < size), place, size)
 
 
 def _plain(
