@@ -285,11 +285,11 @@ def _layer_conductance(
     def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
         state, total = carry
         state, part = body(state, at)
-        return (state, jax.tree.map(jnp.add, total, _read(readout, part))), None
+        return (state, jax.tree.map(jnp.add, total, part)), None
 
-    total = _zeros(jax.eval_shape(lambda: _read(readout, _at_least_single(_activations(net, x, names)))), axes)
+    total = _zeros(jax.eval_shape(lambda: _at_least_single(_activations(net, x, names))), axes)
     (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
-    return total
+    return _read(readout, total)
 
 
 @partial(jax.jit, static_argnames=("name", "index", "choice", "chunk"))

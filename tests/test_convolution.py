@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from torch_reference import to_numpy, to_torch, torch
 
-from ipjax.models.convolution import convolution
+from ipjax.models.convolution import convolution, max_pool
 
 SETTINGS = [
     # kernel, strides, padding
@@ -38,8 +39,9 @@ def case(setting, request):
     if any(side + sum(pad) < length for side, pad, length in zip(request.param, padding, size, strict=True)):
         pytest.skip("the kernel does not fit")
     rng = np.random.default_rng(0)
-    x, dx = rng.standard_normal((2, 3, *request.param, 4))
-    kernel, dkernel = rng.standard_normal((2, *size, 4, 5))
+    channels = 3 if size == (7, 7) else 5  # few channels at stride 2 go another way
+    x, dx = rng.standard_normal((2, 3, *request.param, channels))
+    kernel, dkernel = rng.standard_normal((2, *size, channels, 5))
 
     def ours(x, kernel):
         return convolution(x, kernel, strides, padding, precision="highest")
@@ -125,3 +127,16 @@ def test_inside_scan(case):
 def test_padding_of_a_1x1_kernel():
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 3))
     assert convolution(x, kernel, (1, 1), ((1, 1), (1, 1))).shape == (1, 6, 6, 3)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), (3, 3, 0)])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 10), (3, 4)])
+def test_max_pool_equals_torchs_where_pixels_tie_too(size, stride, padding, sides):
+    x = np.random.default_rng(0).integers(-2, 3, (2, *sides, 3)).astype(np.float32)
+    of_torch = to_torch(x).requires_grad_(True)
+    expected = torch.nn.functional.max_pool2d(of_torch, size, stride, padding)
+    weights = np.random.default_rng(1).standard_normal(to_numpy(expected.detach()).shape).astype(np.float32)
+    (gradient,) = torch.autograd.grad((expected * to_torch(weights)).sum(), of_torch)
+    value, pull_back = jax.vjp(lambda x: max_pool(x, size, stride, padding), jnp.asarray(x))
+    chex.assert_trees_all_equal(value, jnp.asarray(to_numpy(expected.detach())))
+    chex.assert_trees_all_close(pull_back(jnp.asarray(weights))[0], to_numpy(gradient), rtol=1e-6)

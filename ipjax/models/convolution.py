@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int
 
+_FEW_CHANNELS = 4
 _SMALL = 2**18  # entries of a matrix that stands for a convolution, whatever the kernel's own size
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -52,7 +53,48 @@ def convolution(
         matrix = entries.transpose(0, 1, 4, 2, 3, 5).reshape(x[0].size, -1)
         y = jnp.matmul(x.reshape(len(x), -1), matrix, precision=precision)
         return y.reshape(len(x), rows.shape[1], columns.shape[1], kernel.shape[3])
+    if (strides[0], strides[1]) == (2, 2) and kernel.shape[2] <= _FEW_CHANNELS and min(kernel.shape[:2]) > 2:
+        return _in_quarters(x, kernel, ((top, bottom), (left, right)), precision)
     return _convolve(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)), precision)
+
+
+def max_pool(x: Float[Array, "batch h w channels"], size: int, stride: int, padding: int = 0) -> Array:
+    """The largest of each `size` x `size` pixels, `[batch, rows, columns, channels]`.
+
+    The gradient goes to the first of equals, as torch's.
+
+    Written as comparisons, whose gradient XLA's CPU backend computes many times faster than that of a reduced window.
+    """
+    lowest = jnp.full((), -jnp.inf, x.dtype)
+    for axis in (2, 1):  # within rows first, so that the first of equals is that of a row-wise search
+        x = lax.pad(x, lowest, [(padding, padding, 0) if i == axis else (0, 0, 0) for i in range(4)])
+        outputs = (x.shape[axis] - size) // stride + 1
+        largest, *others = (lax.slice_in_dim(x, k, k + stride * (outputs - 1) + 1, stride, axis) for k in range(size))
+        for other in others:
+            largest = jnp.where(other > largest, other, largest)
+        x = largest
+    return x
+
+
+def _in_quarters(x: Array, kernel: Array, padding: Padding, precision: lax.PrecisionLike) -> Array:
+    """Of stride 2: each 2x2 pixels become channels of one, on which the stride is 1.
+
+    On CPU the gradient of an image with few channels is several times faster so.
+    """
+    outputs = [(x.shape[i + 1] + sum(padding[i]) - kernel.shape[i]) // 2 + 1 for i in (0, 1)]
+    halves = [-(-size // 2) for size in kernel.shape[:2]]
+    ends = [
+        2 * (number + half - 1) - x.shape[i + 1] - padding[i][0]
+        for i, (number, half) in enumerate(zip(outputs, halves, strict=True))
+    ]
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (padding[0][0], ends[0], 0), (padding[1][0], ends[1], 0), (0, 0, 0)))
+    kernel = jnp.pad(kernel, [(0, 2 * half - size) for half, size in zip(halves, kernel.shape, strict=False)] + [(0, 0)] * 2)
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    kernel = kernel.reshape(halves[0], 2, halves[1], 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(*halves, 4 * channels, -1)
+    return _convolve(x, kernel, (1, 1), ((0, 0), (0, 0)), precision)
 
 
 def _places(pixels: int, size: int, stride: int, padding: tuple[int, int]) -> Int[np.ndarray, "inputs outputs"]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float
 
-from ipjax.models.convolution import convolution
+from ipjax.models.convolution import convolution, max_pool
 from ipjax.taps import Network, Tap, from_tapping_module
 
 
@@ -87,8 +87,7 @@ class ResNet(nnx.Module):
         x = tap("conv1", self.conv1(x))
         x = tap("bn1", self.bn1(x))
         x = tap("relu", nnx.relu(x))
-        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-        x = tap("maxpool", lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding))
+        x = tap("maxpool", max_pool(x, 3, 2, 1))
         for stage in STAGES:
             for i, block in enumerate(getattr(self, stage)):
                 x = block(x, tap, f"{stage}.{i}")
