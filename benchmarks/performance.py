@@ -40,8 +40,12 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Writes the page again, and figures/scaling.png."""
-    numbers = {path.stem: json.loads(path.read_text()) for path in sorted((config.docs / "performance").glob("*.json"))}
+    """Writes the page again, and figures/scaling.png. Raises `ValueError` for a file that is not one of these numbers."""
+    numbers = {path.stem: _read(path) for path in sorted((config.docs / "performance").glob("*.json"))}
+    if "series" not in numbers.get("scaling", {}):
+        raise ValueError(
+            f"expected {config.docs / 'performance' / 'scaling.json'} with series; run python -m benchmarks.scaling"
+        )
     page = config.docs / "performance.md"
     text = filled(page.read_text(), numbers)
     with replacing(page) as file:
@@ -51,6 +55,18 @@ def main(config: Config) -> None:
     drawn = smaller(figure)
     with replacing(figure) as file:
         file.write(drawn)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        numbers = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, as a benchmark writes it with --out: {error}; measure again") from error
+    if not isinstance(numbers, dict) or "environment" not in numbers:
+        raise ValueError(
+            f"{path}: expected numbers with their environment, as a benchmark writes them with --out; measure again"
+        )
+    return numbers
 
 
 def filled(page: str, numbers: Mapping[str, Any]) -> str:

@@ -131,4 +131,4 @@ def counted_run(out: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, description=__doc__))

@@ -44,7 +44,7 @@ class Config:
     """steps of the path integral from the baseline (a zero image) to the image; default: 32, or what tolerance asks for"""
     tolerance: float | None = None
     """largest relative error of any layer's conductances, as 0.02: from the first 16 images as many steps are chosen as are
-    estimated to keep it"""
+    estimated to keep it, mean over images, of the features; instead of num_steps"""
     layers: tuple[str, ...] | None = None
     """layers by name, or all; default: input, stem, every block, pooled features"""
     readout: Literal["sketch", "channel"] = "sketch"

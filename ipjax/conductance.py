@@ -431,7 +431,7 @@ def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:
         )
     net.check_input(x)
     for leaf in jax.tree.leaves(x):
-        if not isinstance(leaf, Tracer) and not bool(jnp.isfinite(leaf).all()):
+        if not _finite_if_known(leaf):
             bad = np.flatnonzero(~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1))
             raise ValueError(
                 f"{'x' if whole else 'value at the start'}: expected finite numbers, found NaN or infinity in {len(bad)} of "
@@ -440,8 +440,16 @@ def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:
     return net, x
 
 
+def _finite_if_known(values: Array) -> bool:
+    """Whether all are finite; nothing is known of traced ones. Inside `jax.jit` known ones are looked at on the host."""
+    if isinstance(values, Tracer):
+        return True
+    finite = jnp.isfinite(values).all()
+    return bool(np.isfinite(np.asarray(values)).all() if isinstance(finite, Tracer) else finite)
+
+
 def _checked_output(values: ByLayer) -> ByLayer:
-    bad = [n for n, value in values.items() if not isinstance(value, Tracer) and not bool(jnp.isfinite(value).all())]
+    bad = [name for name, value in values.items() if not _finite_if_known(value)]
     if bad:
         raise ValueError(
             f"the result is not finite at {', '.join(bad[:5])}; expected a network and a target with finite values and "
@@ -467,7 +475,7 @@ def _checked_leaf_baseline(x: Array, baseline: ArrayLike) -> Array:
         raise ValueError(
             f"baseline: expected a number or an array that broadcasts to {list(x.shape)}, got shape {list(baseline.shape)}"
         ) from error
-    if not isinstance(full, Tracer) and not bool(jnp.isfinite(baseline).all()):
+    if not _finite_if_known(baseline):
         raise ValueError("baseline: expected finite numbers, found NaN or infinity")
     return full
 
@@ -500,8 +508,10 @@ def _checked_target(net: Network, x: Input, target: Target) -> tuple[Callable | 
     if jnp.issubdtype(array.dtype, jnp.integer):
         if array.ndim > 1 or (array.ndim == 1 and len(array) != batch):
             raise ValueError(f"target: expected one class or {batch} classes, one an image, got shape {list(array.shape)}")
-        if not isinstance(array, Tracer) and not bool(((array >= 0) & (array < num_classes)).all()):
-            raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {array.min()} to {array.max()}")
+        if not isinstance(array, Tracer):
+            least, most = np.min(array), np.max(array)
+            if least < 0 or most >= num_classes:
+                raise ValueError(f"target: expected classes from 0 to {num_classes - 1}, got from {least} to {most}")
         return None, jax.nn.one_hot(array, num_classes, dtype=logits.dtype)
     several = array.ndim == 3 and array.shape[1:] == logits.shape and len(array) > 0
     if not (several or array.shape in ((num_classes,), logits.shape)) or not jnp.issubdtype(array.dtype, jnp.floating):
@@ -509,6 +519,6 @@ def _checked_target(net: Network, x: Input, target: Target) -> tuple[Callable | 
             f"target: expected float weights [{num_classes}], {list(logits.shape)} or [targets, {batch}, {num_classes}] on the "
             f"logits, or int classes, got {array.dtype} of shape {list(array.shape)}"
         )
-    if not isinstance(array, Tracer) and not bool(jnp.isfinite(array).all()):
+    if not _finite_if_known(array):
         raise ValueError("target: expected finite weights on the logits, found NaN or infinity")
     return None, array.astype(logits.dtype)

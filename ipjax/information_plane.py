@@ -102,7 +102,7 @@ def measure_plane(
             check_estimator(estimator)
     variables = {"label": checked_labels(labels, "labels")}
     for name, values in (nuisances or {}).items():
-        if name in ("input", "label"):
+        if name in ("input", "label", "num"):
             raise ValueError(f"nuisances: the name {name!r} is taken; choose another")
         variables[name] = checked_labels(values, f"nuisance {name!r}")
     for layer, values in features.items():  # all of them before any long work

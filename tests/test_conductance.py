@@ -203,6 +203,18 @@ def test_works_inside_jit(net, x):
     chex.assert_trees_all_close(inside(net, x, target, baseline), (values, gap), rtol=1e-10, atol=1e-12)
 
 
+def test_arrays_known_outside_of_jit_serve_inside(net, x):
+    x = jnp.asarray(x)
+    target, baseline = jnp.stack([jnp.eye(3)[:BATCH]] * 2), jnp.full_like(x, 0.1)
+    expected = ipjax.layer_conductance(net, x, target=target, baseline=baseline)
+    inside = jax.jit(lambda net, x: ipjax.layer_conductance(net, x, target=target, baseline=baseline))(net, x)
+    chex.assert_trees_all_close(inside, expected, rtol=1e-10, atol=1e-12)
+    inside = jax.jit(lambda target: ipjax.layer_conductance(net, x, target=target, baseline=baseline))(target)
+    chex.assert_trees_all_close(inside, expected, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="expected finite weights"):
+        jax.jit(lambda x: ipjax.layer_conductance(net, x, target=jnp.nan * target))(x)
+
+
 def test_memory_does_not_grow_with_the_number_of_nodes():
     def temporary_bytes(steps, nodes_at_once):
         def conductance(net, x):

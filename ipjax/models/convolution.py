@@ -7,6 +7,7 @@ derivative is stated such that its transpose, the input gradient, comes out in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +42,11 @@ def convolution(
         {*(kwargs.get(f"{side}_dilation") or (1,))} != {1} for side in ("lhs", "rhs")
     ):
         raise ValueError(f"convolution: expected one group and no dilation, got {kwargs}")
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            "convolution: expected x [batch, h, w, channels] and kernel [kh, kw, channels, features], got "
+            f"{list(x.shape)} and {list(kernel.shape)}"
+        )
     if kernel.shape[:2] == (1, 1) and not np.any(padding):
         return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
     (top, bottom), (left, right) = padding
@@ -50,8 +56,8 @@ def convolution(
     if 0 < size <= max(2 * kernel.size, _SMALL):
         # The kernel's entry for each pixel of the input and of the output; behind its end, zeros for those that do not touch.
         entries = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))[rows[:, None, :, None], columns[None, :, None, :]]
-        matrix = entries.transpose(0, 1, 4, 2, 3, 5).reshape(x[0].size, -1)
-        y = jnp.matmul(x.reshape(len(x), -1), matrix, precision=precision)
+        matrix = entries.transpose(0, 1, 4, 2, 3, 5).reshape(math.prod(x.shape[1:]), -1)
+        y = jnp.matmul(x.reshape(len(x), len(matrix)), matrix, precision=precision)
         return y.reshape(len(x), rows.shape[1], columns.shape[1], kernel.shape[3])
     if (strides[0], strides[1]) == (2, 2) and kernel.shape[2] <= _FEW_CHANNELS and min(kernel.shape[:2]) > 2:
         return _in_quarters(x, kernel, ((top, bottom), (left, right)), precision)
