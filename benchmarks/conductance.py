@@ -58,6 +58,7 @@ from tests.torch_reference import torch
 
 Part = Literal["errors", "speed", "node", "memory"]
 SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 1023, 50
+CAPTUMS_BATCH = 32  # nodes x images that Captum evaluates at once where it is timed: all of 50 steps outgrow 24 GiB
 ByLayer = dict[str, jax.Array]
 
 
@@ -147,7 +148,7 @@ def _captum_itself(pair: Pair, x: np.ndarray, exact: ByLayer, steps: int = 200) 
     captums = partial(_captum, pair, torch_reference.to_torch(x), [layer])
     theirs = jnp.asarray(torch_reference.to_numpy(captums(CAPTUMS_STEPS)[0]))
     ours = _conductance(pair.net, x, (layer,), captum(CAPTUMS_STEPS))[layer]
-    many = jnp.asarray(torch_reference.to_numpy(captums(steps, internal_batch_size=32)[0]))
+    many = jnp.asarray(torch_reference.to_numpy(captums(steps, internal_batch_size=CAPTUMS_BATCH)[0]))
     return {
         "difference_of_the_rule": relative_error(ours, theirs),
         f"captum_{steps}_steps_error": relative_error(many, exact[layer]),
@@ -164,7 +165,7 @@ def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = asdict(case) | {"layers": len(pair.layers), "first_call": time.perf_counter() - start}
         before = median_seconds(partial(ours, case.steps), config.repeats)
         some = pair.layers[:: round(1 / case.share)]
-        captums = partial(_captum, pair, torch_reference.to_torch(x), some, case.steps)
+        captums = partial(_captum, pair, torch_reference.to_torch(x), some, case.steps, internal_batch_size=CAPTUMS_BATCH)
         _captum(pair, torch_reference.to_torch(x[:1]), some[-1:], 1)
         theirs = median_seconds(captums, 1, warm=False) * len(pair.layers) / len(some)
         row |= {"ours": (before + median_seconds(partial(ours, case.steps), config.repeats)) / 2, "captum": theirs}

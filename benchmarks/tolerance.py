@@ -45,7 +45,7 @@ class Config:
     """each twice the one before"""
     reference: int = 1024
     """steps that stand for the integral"""
-    tolerances: tuple[float, ...] = (0.1, 0.05, 0.02)
+    tolerances: tuple[float, ...] = (0.1, 0.05, 0.02, 0.01)
     out: Path | None = None
     """where to write the numbers as JSON"""
 

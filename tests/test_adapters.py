@@ -85,7 +85,7 @@ def test_a_packages_resnet():
     }
     captured.pop("")
     assert set(values) == {"input", *captured}
-    chex.assert_trees_all_close(logits, expected, rtol=1e-5)
+    chex.assert_trees_all_close(logits, expected, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(dict(values), {"input": x, **captured}, rtol=1e-4, atol=1e-5)
     assert net.layers(x, ["BasicBlock_0", "Conv_0"]) == ("Conv_0", "BasicBlock_0")
 

@@ -211,8 +211,9 @@ def test_arrays_known_outside_of_jit_serve_inside(net, x):
     chex.assert_trees_all_close(inside, expected, rtol=1e-10, atol=1e-12)
     inside = jax.jit(lambda target: ipjax.layer_conductance(net, x, target=target, baseline=baseline))(target)
     chex.assert_trees_all_close(inside, expected, rtol=1e-10, atol=1e-12)
+    unknown = jnp.nan * target
     with pytest.raises(ValueError, match="expected finite weights"):
-        jax.jit(lambda x: ipjax.layer_conductance(net, x, target=jnp.nan * target))(x)
+        jax.jit(lambda x: ipjax.layer_conductance(net, x, target=unknown))(x)
 
 
 def test_memory_does_not_grow_with_the_number_of_nodes():

@@ -107,10 +107,10 @@ def _log_likelihood(
 
     def log_q(scores: Float[Array, "m classes"], samples: Array, inverse_temperature: Array) -> Float[Array, " m"]:
         own = y.values.at[samples].get(mode="clip")
+        scores = scores - jnp.max(scores, axis=1, keepdims=True)  # large ones would round the difference below
         logits = inverse_temperature * scores + log_prior
-        logits = logits - jnp.max(logits, axis=1, keepdims=True)  # large ones would round the difference below
         of_label = jnp.sum(jnp.where(own[:, None] == jnp.arange(y.num_classes), logits, 0), axis=1)
-        known = of_label - jnp.log(jnp.sum(jnp.exp(logits), axis=1))
+        known = of_label - jax.nn.logsumexp(logits, axis=1)
         return jnp.logaddexp(jnp.log1p(-doubt) + known, jnp.log(doubt) + log_prior[own])
 
     def quality(scores: Float[Array, "m classes"]) -> Float[Array, " temperatures"]:
