@@ -16,8 +16,8 @@ modules of torchvision's network. Captum computes one layer a call. Parts, each 
     matrix product; and what a second target in the same call adds to the time;
 - memory: peak of a process that computes once, beyond what it held before, ours of all layers and Captum's of one.
 
-Needs the extra `test`. Takes about eleven minutes on two cores; `--quick` leaves out VGG-16, larger batches and the errors at
-224x224, and takes three.
+Needs the extra `test`. Takes more than half an hour on two cores; `--quick` leaves out VGG-16, larger batches and the errors at
+224x224, and takes ten.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ class Case:
 
 
 NODES = (("resnet50", 1, 12), ("resnet50", 8, 4), ("vgg16", 1, 4))  # network, images, nodes
-CASES = (Case("resnet50", 1, CAPTUMS_STEPS), Case("resnet50", 8, 8, 0.3), Case("vgg16", 1, 16, 0.2), Case("vgg16", 8, 4, 0.2))
+CASES = (
+    Case("resnet50", 1, CAPTUMS_STEPS, 0.3),
+    Case("resnet50", 8, 8, 0.3),
+    Case("vgg16", 1, 16, 0.2),
+    Case("vgg16", 8, 4, 0.2),
+)
 
 
 @dataclass(frozen=True)
