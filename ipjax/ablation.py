@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from ipjax.files import Record
-from ipjax.taps import Network
+from ipjax.taps import Network, value_at
 
 SHARES = (0.1, 0.25, 0.5, 0.75)
 RANDOM = "random"
@@ -256,7 +256,7 @@ class _Ablated:
         masks = [self._masks(each) for each in removed]
         parts: list[list[tuple[Array, Array]]] = [[] for _ in removed]
         for x, y, _ in self.parts:
-            value = None if start is None else _value(self.net, x, start)
+            value = None if start is None else value_at(self.net, x, start)
             for mask, found in zip(masks, parts, strict=True):
                 found.append(_losses(self.net, x, y, mask, self.means, value, start))
         return [self._joined(found) for found in jax.device_get(parts)]
@@ -298,11 +298,6 @@ def _losses(
     logits = net.run(x, tap).astype(jnp.float32)
     of_label = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
     return -of_label, jnp.argmax(logits, axis=1) == labels
-
-
-@partial(jax.jit, static_argnames="layer")
-def _value(net: Network, x: Array, layer: str) -> Array:
-    return net.activations(x, (layer,))[1][layer]
 
 
 @partial(jax.jit, static_argnames="names")

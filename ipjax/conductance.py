@@ -275,11 +275,11 @@ def _layer_conductance(
 
     dtype = _precision(x)
     nodes = jnp.asarray(quadrature.nodes, dtype)
+    zeros = _zeros(jax.eval_shape(lambda: _at_least_single(_activations(net, x, names))), axes)
     if quadrature.form == "tangent":
         coefficients, first, body = jnp.asarray(quadrature.weights, dtype), None, tangent
     else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
         coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
-        zeros = _zeros(_at_least_single(_activations(net, x, names)), axes)
         first = (zeros, zeros)
 
     def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
@@ -287,8 +287,7 @@ def _layer_conductance(
         state, part = body(state, at)
         return (state, jax.tree.map(jnp.add, total, part)), None
 
-    total = _zeros(jax.eval_shape(lambda: _at_least_single(_activations(net, x, names))), axes)
-    (_, total), _ = jax.lax.scan(accumulate, (first, total), _in_chunks(nodes, coefficients, chunk))
+    (_, total), _ = jax.lax.scan(accumulate, (first, zeros), _in_chunks(nodes, coefficients, chunk))
     return _read(readout, total)
 
 

@@ -86,7 +86,7 @@ class Network:
         if self.start in (None, "input"):
             return self, x
         rest = Network((self.params, x), _FromLayer(self.apply, self.start), self.default_layers)
-        return rest, _value_at(replace(self, start=None), x, self.start)
+        return rest, value_at(replace(self, start=None), x, self.start)
 
     def check_input(self, x: Input) -> None:
         """Raises `ValueError` where `x` has not the shape `[batch, *input_shape]` that the network was made for."""
@@ -228,7 +228,8 @@ class _FromLayer:
 
 
 @partial(jax.jit, static_argnames="layer")
-def _value_at(net: Network, x: Input, layer: str) -> Array:
+def value_at(net: Network, x: Input, layer: str) -> Array:
+    """The value `[batch, *shape]` of one layer, compiled."""
     return net.activations(x, [layer])[1][layer]
 
 

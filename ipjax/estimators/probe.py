@@ -101,13 +101,13 @@ def _log_likelihood(
 ) -> Float[Array, " m"]:
     """ln q(y | x) of the test samples by the probe fitted on some samples and calibrated on others."""
     scores = _scores(x, y, fit, jnp.concatenate([calibration, test]), ridges)
+    scores = scores - jnp.max(scores, axis=-1, keepdims=True)  # large ones would round the differences below
     log_prior = jnp.log(y.counts() / len(y))
     counted = calibration < len(y)
     doubt = 1 / (jnp.sum(counted) + 1)  # so few samples cannot vouch for more certainty than this (rule of succession)
 
     def log_q(scores: Float[Array, "m classes"], samples: Array, inverse_temperature: Array) -> Float[Array, " m"]:
         own = y.values.at[samples].get(mode="clip")
-        scores = scores - jnp.max(scores, axis=1, keepdims=True)  # large ones would round the difference below
         logits = inverse_temperature * scores + log_prior
         of_label = jnp.sum(jnp.where(own[:, None] == jnp.arange(y.num_classes), logits, 0), axis=1)
         known = of_label - jax.nn.logsumexp(logits, axis=1)
