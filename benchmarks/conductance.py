@@ -79,6 +79,7 @@ CASES = (
     Case("vgg16", 1, 16, 0.2),
     Case("vgg16", 8, 4, 0.2),
 )
+PEAKS = (("resnet50", "layer1.0", CAPTUMS_STEPS), ("vgg16", "features.1", 16))  # network, Captum's layer, steps
 
 
 @dataclass(frozen=True)
@@ -208,8 +209,7 @@ def node(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def memory(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Peaks beyond what the processes held with networks and images loaded."""
-    for network, layer in (("resnet50", "layer1.0"), ("vgg16", "features.1"))[: 1 if config.quick else 2]:
-        steps = CAPTUMS_STEPS if network == "resnet50" else 16
+    for network, layer, steps in PEAKS[:1] if config.quick else PEAKS:
         found = {}
         for side, function in (("ours", _compute_ours), ("captum", _compute_captums)):
             before, peak = in_process(function, network, layer, steps)

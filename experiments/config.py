@@ -41,7 +41,7 @@ class Config:
     crop: int | None = None
     """side of the central square of an image file; default: as the weights were evaluated"""
     num_steps: int | None = None
-    """steps of the path integral from the baseline (a zero image) to the image; default: 32, or what tolerance asks for"""
+    """steps of the path integral from the baseline (a zero image) to the image; default: 16, or what tolerance asks for"""
     tolerance: float | None = None
     """largest relative error of any layer's conductances, as 0.02: from the first 16 images as many steps are chosen as are
     estimated to keep it, mean over images, of the features; instead of num_steps"""
@@ -82,7 +82,7 @@ class Config:
     @property
     def steps(self) -> int:
         """Of the path, where no tolerance chooses them."""
-        return 32 if self.num_steps is None else self.num_steps
+        return 16 if self.num_steps is None else self.num_steps
 
 
 def check(config: Config) -> None:

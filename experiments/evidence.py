@@ -13,7 +13,7 @@ import numpy as np
 import ipjax
 from experiments.config import Config
 from experiments.console import progress, tracking
-from experiments.features import Features
+from experiments.features import RULE, Features
 from experiments.measuring import Kept, Records
 from experiments.selection import Selection
 from ipjax import ablation, ranking
@@ -90,7 +90,7 @@ def attribute_typical(net: ipjax.Network, data: Selection, features: Features, c
         index[np.stack(pairs, axis=1).ravel()],
         kinds=KINDS * len(classes),
         layers=features.names,
-        quadrature=ipjax.quadrature.trapezoid(config.steps),
+        quadrature=RULE(config.steps),
     )
 
 

@@ -27,6 +27,7 @@ from ipjax.store import Shard, Store
 
 TARGETS = ("predicted", "contrast", "random")
 SKETCH = 512  # features
+RULE = ipjax.quadrature.rescale
 HELD = 2**26  # bytes of features that are not read again
 Arrays = dict[str, np.ndarray]
 ByLayer = dict[str, Array]
@@ -56,7 +57,7 @@ class Extraction:
         self.net = runtime.replicate(self.net, self.mesh)
         sketch = CountSketch(SKETCH, self.seed)
         of_activation, of_conductance = (sketch, sketch) if self.readout == "sketch" else (channel_mean, channel_sum)
-        self.quadrature = ipjax.quadrature.trapezoid(self.num_steps)
+        self.quadrature = RULE(self.num_steps)
         self._forward = jax.jit(self._on_devices(partial(_activations, names=self.names, readout=of_activation), (P("data"),)))
         self._conduct = self._conducting(of_conductance)
 

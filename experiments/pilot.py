@@ -12,7 +12,7 @@ import numpy as np
 import ipjax
 from experiments.config import Config
 from experiments.console import console, say
-from experiments.features import SKETCH, TARGETS
+from experiments.features import RULE, SKETCH, TARGETS
 from experiments.measuring import Kept
 from experiments.selection import Selection
 from ipjax import runtime
@@ -60,7 +60,7 @@ def _measure(net: ipjax.Network, names: tuple[str, ...], data: Selection, tolera
     readout = CountSketch(SKETCH, config.seed) if config.readout == "sketch" else channel_sum
     records = []
     for target, of_logits in zip(TARGETS, weights, strict=True):
-        steps = ipjax.steps_for(net, x, tolerance, layers=names, target=of_logits, readout=readout)
+        steps = ipjax.steps_for(net, x, tolerance, layers=names, target=of_logits, rule=RULE, readout=readout)
         layer = steps.worst_layer
         records.append({"target": target, "num_steps": steps.num_steps, "error": steps.error[layer], "layer": layer})
     return records

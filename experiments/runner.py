@@ -25,7 +25,7 @@ from experiments import report
 from experiments.config import HOW, Config, check
 from experiments.console import console, errors_shown, print_summary, progress, say, warn
 from experiments.evidence import ablated, attribute_typical, measure_ablation, rank_layers
-from experiments.features import SKETCH, TARGETS, Extraction, Features, open_features
+from experiments.features import RULE, SKETCH, TARGETS, Extraction, Features, open_features
 from experiments.measuring import Kept, measure_channels, measure_layers, measure_second
 from experiments.pilot import choose_steps
 from experiments.results import Results, draw
@@ -218,7 +218,13 @@ def _settings(net: ipjax.Network, names: tuple[str, ...], data: Selection, confi
     for leaf in jax.tree.leaves(net.params):
         digest.update(np.asarray(leaf).tobytes())
     chosen = ("network", "readout", "num_steps", "dtype", "precision", "shard_size", "seed")
-    settings = {"weights": digest.hexdigest(), "layers": names, "targets": TARGETS, "quadrature": "trapezoid", "baseline": 0.0}
+    settings = {
+        "weights": digest.hexdigest(),
+        "layers": names,
+        "targets": TARGETS,
+        "quadrature": RULE.__name__,
+        "baseline": 0.0,
+    }
     settings |= {"sketch": SKETCH, "versions": {name: version(name) for name in ("ipjax", "jax")}}
     return settings | {name: getattr(config, name) for name in chosen} | data.settings | {"num_images": len(data.index)}
 

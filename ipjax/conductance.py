@@ -24,6 +24,7 @@ from jax.core import Tracer
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from ipjax.multipliers import over_steps
 from ipjax.quadrature import Quadrature, trapezoid
 from ipjax.readout import Readout
 from ipjax.taps import Input, Layers, Network
@@ -80,7 +81,7 @@ def layer_conductance(
     choice, weights = _checked_target(net, x, target)
     if nodes_at_once is not None and (not isinstance(nodes_at_once, int) or nodes_at_once < 1):
         raise ValueError(f"nodes_at_once: expected an integer of at least 1, got {nodes_at_once}")
-    chunk = _chunk(len(quadrature.nodes), nodes_at_once or _nodes_at_once(x))
+    chunk = _chunk(quadrature, nodes_at_once or _nodes_at_once(x))
 
     def toward(weights: Array | None) -> ByLayer:
         return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
@@ -142,7 +143,7 @@ def neuron_conductance(
         raise ValueError(f"unit: expected an index into layer {name!r} of shape {list(shape)}, got {unit}")
     choice, weights = _checked_target(net, x, target)
     baseline = _checked_baseline(x, baseline)
-    chunk = _chunk(len(quadrature.nodes), _nodes_at_once(x))
+    chunk = _chunk(quadrature, _nodes_at_once(x))
 
     def toward(weights: Array | None) -> Input:
         return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
@@ -221,10 +222,12 @@ def _nodes_at_once(x: Input) -> int:
     return max(1, min(12, 6 * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
 
 
-def _chunk(num_nodes: int, budget: int) -> int:
-    """Nodes a chunk: within the upper half of the budget, the number that leaves the fewest idle places."""
-    largest = min(budget, num_nodes)
-    return min(range(largest, largest // 2, -1), key=lambda m: -(-num_nodes // m) * m)
+def _chunk(quadrature: Quadrature, budget: int) -> int:
+    """Nodes a chunk: within the upper half of the budget, the number with which the fewest are evaluated."""
+    num_nodes, shared = len(quadrature.nodes), int(quadrature.form == "rescale")  # by neighbouring chunks
+    largest = max(min(budget, num_nodes), 1 + shared)
+    sizes = range(largest, max(largest // 2, shared), -1)
+    return min(sizes, key=lambda m: -(-(num_nodes - shared) // (m - shared)) * m)
 
 
 @partial(jax.jit, static_argnames=("names", "choice", "readout", "chunk"))
@@ -244,7 +247,9 @@ def _layer_conductance(
     axes = _varying_axes(net, x, baseline, weights)
 
     def node(a: Array) -> tuple[ByLayer, ByLayer]:
-        return _at_least_single(_gradients_and_activations(net, _point(baseline, direction, a), names, objective, axes))
+        point = _point(baseline, direction, a)
+        of_step = quadrature.form == "rescale"
+        return _at_least_single(_gradients_and_activations(net, point, names, objective, axes, of_step))
 
     def rate(a: Array) -> ByLayer:
         def activations(a: Array) -> ByLayer:
@@ -260,13 +265,16 @@ def _layer_conductance(
         nodes, closes_step = at
         here = jax.vmap(node)(nodes)
 
-        def steps(last_g: Array, last_h: Array, g: Array, h: Array) -> Array:
-            total = closes_step[0] * step(last_g, g[0], last_h, h[0])
-            for k in range(1, chunk):  # written out, XLA makes one loop over the units of it
-                total += step(g[k - 1], g[k], h[k - 1], h[k])
-            return total
+        def pick(k: Array | int) -> tuple[ByLayer, ByLayer]:
+            return jax.tree.map(lambda value: jax.lax.dynamic_index_in_dim(value, k, keepdims=False), here)
 
-        return jax.tree.map(lambda value: value[-1], here), jax.tree.map(steps, *last, *here)
+        def steps(last: tuple[ByLayer, ByLayer], this: tuple[ByLayer, ByLayer]) -> ByLayer:
+            return jax.tree.map(step, last[0], this[0], last[1], this[1])
+
+        total = jax.tree.map(lambda value: jnp.where(closes_step[0] > 0, value, 0), steps(last, pick(0)))
+        # As a loop: written out, XLA would compute gradients anew for each step, where layers are joined by sums alone.
+        total = jax.lax.fori_loop(1, chunk, lambda k, total: jax.tree.map(jnp.add, total, steps(pick(k - 1), pick(k))), total)
+        return pick(chunk - 1), total
 
     def tangent(_: None, at: tuple[Array, Array]) -> tuple[None, ByLayer]:
         nodes, node_weights = at
@@ -277,17 +285,17 @@ def _layer_conductance(
     nodes = jnp.asarray(quadrature.nodes, dtype)
     zeros = _zeros(jax.eval_shape(lambda: _at_least_single(_activations(net, x, names))), axes)
     if quadrature.form == "tangent":
-        coefficients, first, body = jnp.asarray(quadrature.weights, dtype), None, tangent
+        body, first, coefficients = tangent, None, jnp.asarray(quadrature.weights, dtype)
     else:  # a node closes the step from the node before it: the first one closes none (idle ones in front, of no length)
-        coefficients, body = jnp.ones_like(nodes).at[0].set(0), stieltjes
-        first = (zeros, zeros)
+        body, first, coefficients = stieltjes, (zeros, zeros), jnp.ones_like(nodes).at[0].set(0)
+    in_chunks = _in_overlapping_chunks if quadrature.form == "rescale" else _in_chunks
 
     def accumulate(carry: tuple, at: tuple[Array, Array]) -> tuple[tuple, None]:
         state, total = carry
         state, part = body(state, at)
         return (state, jax.tree.map(jnp.add, total, part)), None
 
-    (_, total), _ = jax.lax.scan(accumulate, (first, zeros), _in_chunks(nodes, coefficients, chunk))
+    (_, total), _ = jax.lax.scan(accumulate, (first, zeros), in_chunks(nodes, coefficients, chunk))
     return _read(readout, total)
 
 
@@ -342,11 +350,19 @@ def _target_change(net: Network, x: Input, baseline: Input, weights: Array | Non
 
 
 def _gradients_and_activations(
-    net: Network, x: Input, names: tuple[str, ...], objective: Callable[[Array], Array], axes: frozenset[str]
+    net: Network,
+    x: Input,
+    names: tuple[str, ...],
+    objective: Callable[[Array], Array],
+    axes: frozenset[str],
+    of_step: bool = False,
 ) -> tuple[ByLayer, ByLayer]:
-    """dF/dh and h of the named layers at x: the gradient with respect to an offset added at each layer."""
+    """dF/dh and h of the named layers at x: the gradient with respect to an offset added at each layer.
 
-    def total(offsets: ByLayer) -> tuple[Array, ByLayer]:
+    `of_step` for the multipliers of the step to the next node in place of dF/dh.
+    """
+
+    def total(offsets: ByLayer, x: Input) -> tuple[Array, ByLayer]:
         values = {}
 
         def tap(name: str, value: Array) -> Array:
@@ -358,7 +374,8 @@ def _gradients_and_activations(
         return jnp.sum(objective(net.run(x, tap))), values  # images do not mix, so the sum's gradient is each image's
 
     shapes = net.layer_shapes(x)
-    return jax.grad(total, has_aux=True)(_zeros({name: shapes[name] for name in names}, axes))
+    function = partial(over_steps, total) if of_step else total
+    return jax.grad(function, has_aux=True)(_zeros({name: shapes[name] for name in names}, axes), x)
 
 
 def _varying_axes(*values: Any) -> frozenset[str]:
@@ -401,6 +418,16 @@ def _in_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Ar
     nodes = jnp.concatenate([jnp.broadcast_to(nodes[:1], (idle,)), nodes])
     coefficients = jnp.concatenate([jnp.zeros(idle, nodes.dtype), coefficients])
     return nodes.reshape(-1, chunk), coefficients.reshape(-1, chunk)
+
+
+def _in_overlapping_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Array]:
+    """As `_in_chunks`, but each starts with the last node of the one before, and closes no step there."""
+    steps = chunk - 1
+    idle, places = -(len(nodes) - 1) % steps, np.arange(0, len(nodes) - 1, steps)[:, None] + np.arange(chunk)
+    nodes, coefficients = (
+        jnp.concatenate([jnp.broadcast_to(values[:1], (idle,)), values])[places] for values in (nodes, coefficients)
+    )
+    return nodes, coefficients.at[:, 0].set(0)
 
 
 def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:

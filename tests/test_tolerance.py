@@ -16,7 +16,7 @@ import ports
 from experiments.resnet_ip import main
 from experiments.runner import Config
 from ipjax.data.digits import digits_in_clutter
-from ipjax.quadrature import trapezoid
+from ipjax.quadrature import left, rescale, trapezoid
 from ipjax.readout import CountSketch
 from ipjax.tolerance import relative_error
 
@@ -43,20 +43,23 @@ def x():
     return np.random.default_rng(1).standard_normal((16, 20)).astype(np.float32)
 
 
-def conductance(net, x, num_steps, readout=SKETCH):
-    return ipjax.layer_conductance(net, x, target="contrast", quadrature=trapezoid(num_steps), readout=readout)
+def conductance(net, x, num_steps, readout=SKETCH, rule=trapezoid, baseline=0.0):
+    rule = rule(num_steps)
+    return ipjax.layer_conductance(net, x, target="contrast", baseline=baseline, quadrature=rule, readout=readout)
 
 
 def steps_for(net, x, tolerance, **settings):
     return ipjax.steps_for(net, x, tolerance, **{"target": "contrast", "readout": SKETCH} | settings)
 
 
+@pytest.mark.parametrize("rule", [trapezoid, rescale])
 @pytest.mark.parametrize("tolerance", [0.1, 0.03, 0.01])
-def test_the_true_error_is_under_the_tolerance_and_not_far(net, x, tolerance):
-    steps, exact = steps_for(net, x, tolerance), conductance(net, x, 2048)
+def test_the_true_error_is_under_the_tolerance_and_not_far(net, x, tolerance, rule):
+    baseline = x[::-1]  # on a path from zero, this network without biases has kinks nowhere else
+    steps, exact = steps_for(net, x, tolerance, rule=rule, baseline=baseline), conductance(net, x, 2048, baseline=baseline)
 
     def worst(num_steps):
-        values = conductance(net, x, num_steps)
+        values = conductance(net, x, num_steps, rule=rule, baseline=baseline)
         return max(relative_error(values[name], exact[name]) for name in LAYERS)
 
     assert tuple(steps.error) == LAYERS and steps.worst_layer in LAYERS
@@ -118,6 +121,7 @@ def test_an_image_without_conductance_has_no_error():
         ({"tolerance": 0.1, "most": 8}, "most: expected an integer of at least 16 steps, got 8"),
         ({"tolerance": 0.1, "most": 64.0}, "most: expected an integer"),
         ({"tolerance": 0.001, "most": 20}, r"tolerance: 0.001 is not reached, 16 steps leave about 0\.\d+ in layer '"),
+        ({"tolerance": 0.1, "rule": left}, "rule: expected ipjax.quadrature.trapezoid or rescale, got <function left"),
         ({"tolerance": 0.1, "target": 5}, "target"),
         ({"tolerance": 0.1, "target": np.ones((2, 16, 5), np.float32)}, "target: expected one, got several"),
     ],

@@ -68,14 +68,22 @@ def max_pool(x: Float[Array, "batch h w channels"], size: int, stride: int, padd
     """The largest of each `size` x `size` pixels, `[batch, rows, columns, channels]`.
 
     The gradient goes to the first of equals, as torch's.
+    """
+    around = (padding, padding)
+    return window_max(x, (1, size, size, 1), (1, stride, stride, 1), ((0, 0), around, around, (0, 0)))
+
+
+def window_max(x: Array, window: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]) -> Array:
+    """The largest of each window, which has a size, a stride and a padding along every axis.
 
     Written as comparisons, whose gradient XLA's CPU backend computes many times faster than that of a reduced window.
     """
     lowest = jnp.full((), -jnp.inf, x.dtype)
-    for axis in (2, 1):  # within rows first, so that the first of equals is that of a row-wise search
-        x = lax.pad(x, lowest, [(padding, padding, 0) if i == axis else (0, 0, 0) for i in range(4)])
-        outputs = (x.shape[axis] - size) // stride + 1
-        largest, *others = (lax.slice_in_dim(x, k, k + stride * (outputs - 1) + 1, stride, axis) for k in range(size))
+    for axis in reversed(range(x.ndim)):  # within rows first, so that the first of equals is that of a row-wise search
+        size, stride = window[axis], strides[axis]
+        x = lax.pad(x, lowest, [(*padding[i], 0) if i == axis else (0, 0, 0) for i in range(x.ndim)])
+        end = stride * ((x.shape[axis] - size) // stride) + 1
+        largest, *others = (lax.slice_in_dim(x, k, k + end, stride, axis) for k in range(size))
         for other in others:
             largest = jnp.where(other > largest, other, largest)
         x = largest

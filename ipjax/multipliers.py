@@ -1,0 +1,202 @@
+"""Gradients over a step of the path, in place of gradients at a point: DeepLIFT's multipliers.
+
+For a step from x to x + dx, the multipliers m of a layer that cuts all paths account for the change of the output: the sum of
+m · dh is F(x + dx) - F(x), exactly where the network consists of affine maps and kinks, by the Rescale rule of Shrikumar,
+Greenside and Kundaje 2017 (arXiv:1704.02685): what is affine keeps its derivative, a kink has the slope of its secant. A step
+that crosses a kink at one third of its length then counts two thirds of what is behind it, where a derivative at one end counts
+all or nothing.
+
+Here the two ends of a step are neighbouring nodes of a path, which are evaluated together by `jax.vmap`. The function is
+evaluated equation by equation, and what bends it gets a derivative of its own: the secant's for a choice between two values
+(`max`, `min`, `abs`, `where`, pooling); for everything else (products of two values on the path, smooth functions, loops)
+the mean of the derivatives at both ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend import core
+
+from ipjax.models.convolution import window_max
+
+_ENTERED = ("jit", "remat2", "checkpoint", "closed_call", "core_call", "custom_jvp_call")
+# Linear in all operands together, in each of two alone, in the first alone. What is missing here costs time, nothing else.
+_LINEAR = frozenset(
+    [
+        *("add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "cumsum"),
+        *("expand_dims", "name", "neg", "optimization_barrier", "pad", "pcast", "pvary", "reduce_precision", "reduce_sum"),
+        *("reduce_window_sum", "reshape", "rev", "sharding_constraint", "slice", "split", "squeeze", "sub", "transpose"),
+    ]
+)
+_CHOICES = _LINEAR | {"abs", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "select_n"}
+_BILINEAR = frozenset(("conv_general_dilated", "dot_general", "mul"))
+_LINEAR_IN_FIRST = frozenset(("div", "dynamic_slice", "gather"))
+
+
+def over_steps(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, with the multipliers of the step to the next node as its derivative.
+
+    For `jax.grad` inside a `jax.vmap` over the nodes of a path: the gradient at a node is then that of the step from it to the
+    next one, and at the last node it means nothing. Without a `jax.vmap` it is the plain gradient.
+
+    **Arguments:**
+
+    - `arguments`: pytrees of arrays, all that changes along the path; what else the function has does not.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    leaves = jax.tree.leaves(arguments)
+    results, _ = _evaluate(closed.jaxpr, closed.consts, leaves, [True] * len(leaves))
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+
+def _evaluate(
+    jaxpr: core.Jaxpr, constants: Sequence[Any], values: Sequence[Any], moving: Sequence[bool]
+) -> tuple[list[Any], list[bool]]:
+    """The outputs of a jaxpr, and which of them change along the path."""
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *values), strict=True))
+    moves = dict(zip(jaxpr.invars, moving, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else known[atom]
+
+    def on_path(atom: Any) -> bool:
+        return not isinstance(atom, core.Literal) and moves.get(atom, False)
+
+    for equation in jaxpr.eqns:
+        operands, of_path = ([of(atom) for atom in equation.invars] for of in (read, on_path))
+        results, moved = _apply(equation, operands, of_path)
+        known.update(zip(equation.outvars, results, strict=True))
+        moves.update(zip(equation.outvars, moved, strict=True))
+    return [read(atom) for atom in jaxpr.outvars], [on_path(atom) for atom in jaxpr.outvars]
+
+
+def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> tuple[Sequence[Any], Sequence[bool]]:
+    name = equation.primitive.name
+    every = [any(moving)] * len(equation.outvars)
+    if _is_linear(equation, moving):
+        return _bound(equation, operands), every
+    if name in _ENTERED and (name != "custom_jvp_call" or _has_only_kinks(_body(equation).jaxpr)):
+        body = _body(equation)
+        return _evaluate(body.jaxpr, body.consts, operands, moving)
+    if name == "reduce_window_max" and {*equation.params["base_dilation"], *equation.params["window_dilation"]} == {1}:
+        chosen = [equation.params[key] for key in ("window_dimensions", "window_strides", "padding")]
+        comparisons = jax.make_jaxpr(lambda x: window_max(x, *chosen))(*operands)
+        return _evaluate(comparisons.jaxpr, comparisons.consts, operands, moving)
+    if name in ("max", "min", "abs"):
+        a, b = jnp.broadcast_arrays(*(operands if name != "abs" else (operands[0], -operands[0])))
+        return [_shared(_bound(equation, operands)[0], b - a if name == "min" else a - b, a, b)], every
+    if name == "select_n" and len(operands) == 3 and operands[0].dtype == bool:
+        which, off, on = operands
+        # At a kink both are the same: their distance says how far it is. Where one is no number, the choice alone counts.
+        distance = jnp.nan_to_num(jnp.abs(on - off), nan=1.0, posinf=1.0)
+        return [_shared(_bound(equation, operands)[0], jnp.where(which, distance, -distance), on, off)], every
+    return _averaged(equation, operands, moving), every
+
+
+def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+    body: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
+
+
+def _has_only_kinks(jaxpr: core.Jaxpr) -> bool:
+    """Of a function with a derivative of its own: whether it is made of nothing but choices (ReLU), so that it can be entered.
+    Kinks of others may be those of a way to compute something smooth (softplus)."""
+    return all(
+        _has_only_kinks(_body(equation).jaxpr) if equation.primitive.name in _ENTERED else equation.primitive.name in _CHOICES
+        for equation in jaxpr.eqns
+    )
+
+
+def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
+    """Whether an equation's derivative is the same at both ends of a step: it is affine in what moves, or has none."""
+    name = equation.primitive.name
+    if not any(moving) or not any(_is_floating(atom) for atom in equation.outvars):
+        return True
+    if name in _ENTERED:
+        body = _body(equation).jaxpr
+        moves = dict(zip(body.invars, moving, strict=True))
+        for inner in body.eqns:
+            of_path = [not isinstance(atom, core.Literal) and moves.get(atom, False) for atom in inner.invars]
+            if not _is_linear(inner, of_path):
+                return False
+            moves.update(dict.fromkeys(inner.outvars, any(of_path)))
+        return True
+    return (
+        name in _LINEAR
+        or (name in _BILINEAR and sum(moving) == 1)
+        or (name in _LINEAR_IN_FIRST and not any(moving[1:]))
+        or (name == "select_n" and not moving[0])
+    )
+
+
+def _is_floating(value: Any) -> bool:
+    return jnp.issubdtype(getattr(value, "aval", value).dtype, jnp.floating)
+
+
+def _bound(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+    with equation.ctx.manager:
+        results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
+    return results if equation.primitive.multiple_results else [results]
+
+
+@jax.custom_batching.custom_vmap
+def _following(values: Array) -> Array:
+    """The same values at the next node, zeros at the last one; of what is the same at all nodes, itself."""
+    return values
+
+
+@_following.def_vmap
+def _following_node(_: int, __: list[bool], values: Array) -> tuple[Array, bool]:
+    zero = jnp.zeros((), values.dtype)
+    return lax.pad(values, zero, [(-1, 1, 0)] + [(0, 0, 0)] * (values.ndim - 1)), True  # XLA fuses it, unlike a gather
+
+
+@jax.custom_vjp
+def _shared(value: Array, side: Array, on: Array, off: Array) -> Array:
+    """`value`, which is `on` where `side` is positive, else `off`: they share its derivative as the step is on either side."""
+    return value
+
+
+def _shared_forward(value: Array, side: Array, on: Array, off: Array) -> tuple[Array, Array]:
+    return value, side
+
+
+def _shared_backward(side: Array, cotangent: Array) -> tuple[None, None, Array, Array]:
+    side = side.astype(jnp.promote_types(side.dtype, jnp.float32))
+    after = _following(side)
+    stays = (side > 0) == (after > 0)
+    behind = (jnp.maximum(after, 0) - jnp.maximum(side, 0)) / jnp.where(stays, 1, after - side)
+    share = jnp.where(stays, side > 0, behind).astype(cotangent.dtype)
+    return None, None, cotangent * share, cotangent * (1 - share)
+
+
+_shared.defvjp(_shared_forward, _shared_backward)
+
+
+def _averaged(equation: core.JaxprEqn, operands: Sequence[Any], moving: Sequence[bool]) -> Sequence[Any]:
+    """The results of an equation whose derivative is the mean of those at both ends of the step."""
+    free = [i for i, moves in enumerate(moving) if moves and _is_floating(operands[i])]
+
+    def results(*values: Any) -> list[Array]:
+        return list(_bound(equation, values))
+
+    def backward(values: tuple[Any, ...], cotangents: list[Array]) -> tuple[Array | None, ...]:
+        def at(end: Sequence[Any]) -> tuple[Array, ...]:
+            def of_free(*some: Array) -> list[Array]:
+                given = dict(zip(free, some, strict=True))
+                return results(*(given.get(i, value) for i, value in enumerate(end)))
+
+            return jax.vjp(of_free, *(end[i] for i in free))[1](cotangents)
+
+        after = [_following(value) if moves else value for value, moves in zip(values, moving, strict=True)]
+        mean = {i: (here + there) / 2 for i, here, there in zip(free, at(values), at(after), strict=True)}
+        return tuple(mean.get(i) for i in range(len(values)))
+
+    call = jax.custom_vjp(results)
+    call.defvjp(lambda *values: (results(*values), values), backward)
+    return call(*operands)
