@@ -5,15 +5,17 @@
 Weights are random, images normal noise, everything is float32, and the layers are those of the network's default set that are
 modules of torchvision's network. Captum computes one layer a call. Parts, each to be had alone (`--parts`):
 
-- errors: relative L2 error of a layer's conductance against 1,024 nodes of the default rule, mean over layers and images, by
-    number of steps, of the default rule and of Captum's (`ipjax.quadrature.captum`, which gives Captum's numbers: its
-    difference from Captum itself is shown for a layer); of the digits checkpoint, which is trained, and of ResNet-50 with one
-    image. From the two log-log curves: the steps of ours that leave the error of 50 of Captum's;
-- speed: ours beside Captum at equal steps, and at equal error, by the steps found for the digits checkpoint. Where `share` is
-    below 1, Captum is timed on that share of the layers, evenly spread, and its time is divided by the share;
+- errors: relative L2 error of a layer's conductance against 4,095 steps of the default rule (the trapezoid rule), mean over
+    layers and images, by number of steps, of the default rule, the rescale rule and Captum's (`ipjax.quadrature.captum`, which
+    gives Captum's numbers: its difference from Captum itself is shown for a layer); of the digits checkpoint, which is trained,
+    and of ResNet-50 with one image. From the log-log curves: the steps of ours that leave the error of 50 of Captum's;
+- speed: ours beside Captum at equal steps (trapezoid rule), and at equal error (rescale rule, by the steps found for the
+    digits checkpoint). Where `share` is below 1, Captum is timed on that share of the layers, evenly spread, and its time is
+    divided by the share;
 - node: a node of ours (forward, backward to all layers, products) beside torch's forward and backward to the input, in both of
     torch's layouts, with parameters that take no gradient; its floating-point operations a second beside those of a large
-    matrix product; and what a second target in the same call adds to the time;
+    matrix product; a node of the rescale rule over one of the trapezoid rule; and what a second target in the same call adds
+    to the time;
 - memory: peak of a process that computes once, beyond what it held before, ours of all layers and Captum's of one.
 
 Needs the extra `test`. Takes more than half an hour on two cores; `--quick` leaves out VGG-16, larger batches and the errors at
@@ -50,14 +52,15 @@ from benchmarks.environment import (
     write,
 )
 from ipjax.data.digits import digits_in_clutter
-from ipjax.quadrature import Quadrature, captum, trapezoid
+from ipjax.quadrature import Quadrature, captum, rescale, trapezoid
 from ipjax.readout import channel_sum
 from ipjax.tolerance import relative_error
 from tests import torch_reference
 from tests.torch_reference import torch
 
 Part = Literal["errors", "speed", "node", "memory"]
-SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 1023, 50
+SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 4095, 50
+RULES = {"trapezoid": trapezoid, "rescale": rescale, "captum": captum}
 CAPTUMS_BATCH = 32  # nodes x images that Captum evaluates at once where it is timed: all of 50 steps outgrow 24 GiB
 ByLayer = dict[str, jax.Array]
 
@@ -89,7 +92,7 @@ class Config:
     parts: tuple[Part, ...] = ("errors", "speed", "node", "memory")
     quick: bool = False
     """one image of ResNet-50 alone, and errors of the digits checkpoint alone"""
-    steps: tuple[int, ...] = (8, 16, 32, 50, 64)
+    steps: tuple[int, ...] = (8, 11, 16, 32, 50, 64)
     """of both rules, for the errors"""
     digits: int = 8
     """images of the digits checkpoint, for the errors"""
@@ -121,7 +124,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def errors(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Of both rules by number of steps; and what equal error takes."""
+    """Of the rules by number of steps; and what equal error takes."""
     digits = ports.load("resnet50", "digits"), digits_in_clutter("test", config.digits).images
     equal = {}
     cases: dict[str, tuple[ipjax.Network, np.ndarray, Pair | None]] = {"digits": (*digits, None)}
@@ -131,15 +134,18 @@ def errors(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, (net, x, pair) in cases.items():
         layers = _layers(net, x)
         exact = _conductance(net, x, layers, trapezoid(REFERENCE))
-        curves: dict[str, list[float]] = {"ours": [], "captum": []}
+        curves: dict[str, list[float]] = {rule: [] for rule in RULES}
         for steps in config.steps:
-            for side, rule in (("ours", trapezoid(steps)), ("captum", captum(steps))):
-                values = _conductance(net, x, layers, rule)
-                curves[side].append(float(np.mean([relative_error(values[layer], exact[layer]) for layer in layers])))
-            ratio = curves["captum"][-1] / curves["ours"][-1]
-            yield {"network": name, "steps": steps} | {side: curve[-1] for side, curve in curves.items()} | {"ratio": ratio}
+            for rule, curve in curves.items():
+                values = _conductance(net, x, layers, RULES[rule](steps))
+                curve.append(float(np.mean([relative_error(values[layer], exact[layer]) for layer in layers])))
+            yield {"network": name, "steps": steps} | {rule: curve[-1] for rule, curve in curves.items()}
         wanted = _at(CAPTUMS_STEPS, config.steps, curves["captum"])
-        equal[name] = _at(wanted, curves["ours"][::-1], config.steps[::-1])
+        equal |= {
+            f"{name}, {rule}": _at(wanted, curve[::-1], config.steps[::-1])
+            for rule, curve in curves.items()
+            if rule != "captum"
+        }
         if pair is not None:
             numbers["captum_itself"] = _captum_itself(pair, x, exact)
             print_values(numbers["captum_itself"])
@@ -177,8 +183,9 @@ def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row |= {"ours": (before + median_seconds(partial(ours, case.steps), config.repeats)) / 2, "captum": theirs}
         row["ratio"] = theirs / row["ours"]
         if case == CASES[0] and "steps_for_captums_error" in numbers:
-            steps = math.ceil(numbers["steps_for_captums_error"]["digits"])
-            row |= {"equal_error_steps": steps, "equal_error": median_seconds(partial(ours, steps), config.repeats)}
+            steps = math.ceil(numbers["steps_for_captums_error"]["digits, rescale"])
+            fewer = partial(_conductance, pair.net, x, pair.layers, rescale(steps))
+            row |= {"equal_error_steps": steps, "equal_error": median_seconds(fewer, config.repeats)}
             row["ratio_at_equal_error"] = theirs / row["equal_error"]
         yield row
 
@@ -203,6 +210,8 @@ def node(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
         operations = 2 * products(lambda net, x: net(x), pair.net, _images(1))
         row |= {"gflop_s": operations / row["node_s"] / 1e9, "product_gflop_s": ceiling / 1e9}
         row["share_of_product"] = row["gflop_s"] / row["product_gflop_s"]
+        rescaled = partial(_conductance, pair.net, x, pair.layers, rescale(nodes - 1), channel_sum)
+        row["rescale"] = paired(rescaled, ours, config.repeats).ratio
         second = paired(partial(_toward, pair, x, 2), partial(_toward, pair, x, 1), config.repeats)
         yield row | {"second_target": second.ratio - 1}
 

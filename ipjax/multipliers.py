@@ -181,6 +181,8 @@ _shared.defvjp(_shared_forward, _shared_backward)
 def _averaged(equation: core.JaxprEqn, operands: Sequence[Any], moving: Sequence[bool]) -> Sequence[Any]:
     """The results of an equation whose derivative is the mean of those at both ends of the step."""
     free = [i for i, moves in enumerate(moving) if moves and _is_floating(operands[i])]
+    if not free:
+        return _bound(equation, operands)
 
     def results(*values: Any) -> list[Array]:
         return list(_bound(equation, values))

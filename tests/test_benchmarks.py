@@ -102,8 +102,8 @@ def test_conductance_small(monkeypatch, tmp_path):
     conductance.main(conductance.Config(steps=(4, 8), digits=2, repeats=1, out=out))
     numbers = json.loads(out.read_text())
     assert [row["network"] for row in numbers["errors"]] == 2 * ["digits"] + 2 * ["random weights, 224x224"]
-    assert all(row["ours"] > 0 and row["captum"] > 0 for row in numbers["errors"])
-    assert all(row["ours"] < row["captum"] for row in numbers["errors"][2:])  # a few units of the other have hardly a kink
+    assert all(row["trapezoid"] > 0 and row["captum"] > 0 for row in numbers["errors"])
+    assert all(row["trapezoid"] < row["captum"] for row in numbers["errors"][2:])  # a few units of the other have hardly a kink
     assert numbers["captum_itself"]["difference_of_the_rule"] < 1e-3
     assert numbers["captum_itself"]["captum_200_steps_error"] < 0.2
     assert [row["images"] for row in numbers["speed"]] == [1, 2]

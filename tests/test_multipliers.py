@@ -100,6 +100,31 @@ def test_smooth_functions_converge_to_conductance(smooth):
         assert relative_error(values[name], exact[name]) < 5e-3
 
 
+@jax.custom_vjp
+def clipped(h):
+    return jnp.clip(h, -1, 1)
+
+
+clipped.defvjp(lambda h: (clipped(h), None), lambda _, cotangent: (cotangent,))
+
+
+def test_derivatives_that_others_wrote_stay():
+    net = of_function(lambda w, h: clipped(h) @ w[1], (6, 32), (32, 3))
+    x, nodes = batch(4, 6), 5
+    values = [ipjax.layer_conductance(net, x, target=1, quadrature=rule(nodes)) for rule in (rescale, trapezoid)]
+    chex.assert_trees_all_close(*values, rtol=1e-5, atol=1e-6)
+    through = batch(4, 6) @ net.params[0]  # straight through: the rate of the layer times the whole gradient
+    np.testing.assert_allclose(values[0]["hidden"], through * net.params[1][:, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_looked_up_moves_no_gradient():
+    table = batch(5, 3)
+    net = of_function(lambda w, h: table[jnp.argmax(h, axis=1)] + h[:, :3], (6, 5))
+    x = batch(4, 6)
+    value = ipjax.layer_conductance(net, x, target=1, quadrature=rescale(4))["hidden"]
+    np.testing.assert_allclose(value[:, 1], (x @ net.params[0])[:, 1], rtol=1e-5, atol=1e-6)
+
+
 def test_without_kinks_and_products_it_is_the_trapezoid_rule():
     net = of_function(lambda w, h: jnp.tanh(h) @ w[1], (6, 32), (32, 3))
     x = batch(4, 6)
