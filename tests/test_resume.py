@@ -22,7 +22,7 @@ from experiments.runner import Config
 from tests.test_store import on_a_disk_of
 
 RESULTS = ("layers.csv", "channels.csv")
-SMALL = Config(network="resnet18", num_images=64, num_steps=1, layers=("avgpool",), shard_size=4)
+SMALL = Config(network="resnet18", num_images=64, num_steps=1, layers=("avgpool",), shard_size=4, ablation=False)
 
 
 def _write_weights(path, seed=0):
