@@ -72,14 +72,14 @@ def probe(x, y, folds, ridges, inverse_temperatures):
     for fold in range(num_folds):
         test, calibration = folds == fold, folds == (fold + 1) % num_folds
         fit, doubt = ~(test | calibration), 1 / (calibration.sum() + 1)
-        mean, deviation = x[fit].mean(axis=0), x[fit].std(axis=0)
-        z = (x - mean) / deviation
+        mean, deviation, varies = x[fit].mean(axis=0), x[fit].std(axis=0), np.ptp(x[fit], axis=0) > 0
+        z = (x - mean) / np.where(varies, deviation, 1)
         means = np.array([z[fit & (y == c)].mean(axis=0) for c in classes])
         covariance = np.mean([np.outer(row - means[c], row - means[c]) for row, c in zip(z[fit], y[fit], strict=True)], 0)
         prior = np.log(np.bincount(y, minlength=len(classes)) / len(y))
         best, chosen = -np.inf, None
         for ridge in ridges:
-            shrunk = covariance + (ridge * np.trace(covariance) / x.shape[1] + 1e-6) * np.eye(x.shape[1])
+            shrunk = covariance + (ridge * np.trace(covariance) / varies.sum() + 1e-6) * np.eye(x.shape[1])
             directions = np.linalg.inv(shrunk) @ means.T
             scores = z @ directions - np.sum(means.T * directions, axis=0) / 2
             for inverse_temperature in inverse_temperatures:

@@ -56,7 +56,9 @@ def captum_layers(model, x, baseline, names, **settings):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(  # every method's nodes and weights have a quick test of their own
+    "method", [*METHODS[:2], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[2:])]
+)
 def test_layer_conductance_equals_captums(pair, method):
     model, net = pair
     x, baseline = images(), 0.1 * images(seed=1)

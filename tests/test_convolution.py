@@ -10,15 +10,16 @@ from torch_reference import to_numpy, to_torch, torch
 
 from ipjax.models.convolution import convolution, max_pool
 
+slow = pytest.mark.slow
 SETTINGS = [
-    # kernel, strides, padding
-    ((1, 1), (1, 1), ((0, 0), (0, 0))),
+    # kernel, strides, padding; slow are those that go the way of another one
+    pytest.param(((1, 1), (1, 1), ((0, 0), (0, 0))), marks=slow),
     ((1, 1), (2, 2), ((0, 0), (0, 0))),
     ((3, 3), (1, 1), ((1, 1), (1, 1))),
     ((3, 3), (2, 2), ((1, 1), (1, 1))),
-    ((7, 7), (1, 1), ((3, 3), (3, 3))),
+    pytest.param(((7, 7), (1, 1), ((3, 3), (3, 3))), marks=slow),
     ((7, 7), (2, 2), ((3, 3), (3, 3))),
-    ((3, 3), (2, 2), ((0, 0), (0, 0))),
+    pytest.param(((3, 3), (2, 2), ((0, 0), (0, 0))), marks=slow),
     ((3, 1), (1, 2), ((2, 0), (1, 3))),
     ((2, 3), (2, 1), ((1, 0), (0, 2))),
 ]
@@ -108,8 +109,8 @@ def test_vmap(case, axes):
         value if axis is None else jnp.stack([value, tangent])
         for value, tangent, axis in zip(primals, tangents, axes, strict=True)
     ]
-    agree(jax.vmap(ours, axes), jax.vmap(jaxs, axes), *stacked)
-    agree(jax.vmap(jax.grad(weighted(ours), (0, 1)), axes), jax.vmap(jax.grad(weighted(jaxs), (0, 1)), axes), *stacked)
+    with_gradient = (jax.value_and_grad(weighted(function), (0, 1)) for function in (ours, jaxs))
+    agree(*(jax.vmap(function, axes) for function in with_gradient), *stacked)
 
 
 def test_inside_scan(case):

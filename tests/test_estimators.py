@@ -50,9 +50,9 @@ SLOW = VARIATIONAL[1:]  # they compile for seconds, and differ from the first by
 KEY = jax.random.key(7)
 
 
-def table(*, without=(), of=tuple(ESTIMATORS)):
+def table(*, without=(), of=tuple(ESTIMATORS), slow=SLOW):
     """The rows of the table, or some of them, as a test's parameter `name`."""
-    marks = {name: [pytest.mark.slow] if name in SLOW else [] for name in of}
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in of}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in of if name not in without])
 
 
@@ -102,19 +102,19 @@ def independent_values(name, n=400, draws=20):
     return np.asarray(jax.jit(jax.vmap(lambda y: ESTIMATORS[name](x, as_argument(y), KEY).value))(batch))
 
 
-@table(without=("kde",))  # whose .05 is too little noise for n = 400
+@table(without=("kde",), slow=VARIATIONAL)  # whose .05 is too little noise for n = 400; critics have their own such test
 def test_independent_data_give_about_0(name):
     values = independent_values(name)
     bias = (4 - 1) * (4 - 1) / (2 * 400)  # of the plug-in in 4 cells; kernels and covariances this wide leave no more
     assert abs(np.mean(values)) < bias + 3 * np.std(values) / np.sqrt(len(values))
 
 
-@table(of=("probe", "binned, Miller-Madow", "ross", "ksg", *VARIATIONAL))  # the others cannot be below 0
+@table(of=("probe", "binned, Miller-Madow", "ross", "ksg", *VARIATIONAL), slow=VARIATIONAL)  # the others cannot be below 0
 def test_values_below_0_are_not_clipped(name):
     assert min(independent_values(name)) < -1e-3
 
 
-@table()
+@table(slow=VARIATIONAL)
 def test_dependent_data_rise_above_their_shuffles(name):
     x, y = data_for(name)
     shuffles = [np.random.default_rng(s).permutation(y) for s in range(5)]

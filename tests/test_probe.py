@@ -38,6 +38,14 @@ def test_float32_is_close_to_float64():
     chex.assert_trees_all_close(float(result.value), expected, atol=1e-4)
 
 
+def test_a_feature_that_does_not_vary_in_the_fit_is_left_out():
+    x, y = sample(70)
+    x = np.concatenate([4 + x, 3 * np.eye(70)[:, :8]], axis=1)  # eight units, each reached by one image
+    folds = np.array(balanced_folds(Labels(jnp.asarray(y), 3), 5, KEY))
+    expected = reference.probe(x, y, folds, Probe().ridges, _INVERSE_TEMPERATURES)
+    chex.assert_trees_all_close(float(mutual_information(x, y, Probe(), key=KEY).value), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("sizes", [(20, 20, 20), (31, 17, 5), (97, 3)])
 def test_folds_hold_equal_shares_of_every_class(sizes):
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))

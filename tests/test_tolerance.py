@@ -165,6 +165,7 @@ def test_a_resumed_run_takes_the_same_steps_without_a_pilot(run, monkeypatch):
     assert all(np.array_equal(after[name], values) for name, values in before.items())
 
 
+@pytest.mark.slow
 def test_two_runs_choose_the_same_steps(run, tmp_path):
     config, out = run
     again = main(replace(config, out=tmp_path / "again"))

@@ -18,7 +18,11 @@ ESTIMATORS = {"infonce": InfoNCE(), "nwj": NWJ(), "donsker-varadhan": DonskerVar
 SMALL = Critic(hidden=8, embedding=4, num_steps=40, num_folds=3)
 KEY = jax.random.key(0)
 
-every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+# Each takes long to compile; what sets them apart is their bounds, which have tests of their own.
+by_default = ("infonce", "smile")
+every_estimator = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in by_default else pytest.mark.slow) for name in ESTIMATORS]
+)
 
 
 def pair(n, correlation=0.75, seed=0):

@@ -133,7 +133,8 @@ def _scores(
     weight = weight / jnp.sum(weight)
     own, judged_rows, rows = (values.at[i].get(mode="clip") for values, i in ((y.values, fit), (x, judged), (x, fit)))
     mean = weight @ rows
-    deviation = jnp.sqrt(weight @ (rows - mean) ** 2)
+    varies = jnp.any((rows != rows[0]) & (weight > 0)[:, None], axis=0)  # the mean of equal values need not equal them
+    deviation = jnp.where(varies, jnp.sqrt(weight @ (rows - mean) ** 2), 0)
     rows, judged_rows = ((values - mean) / jnp.where(deviation > 0, deviation, 1) for values in (rows, judged_rows))
     members = jax.nn.one_hot(own, y.num_classes, dtype=x.dtype) * weight[:, None]
     frequency = jnp.sum(members, axis=0)
