@@ -119,6 +119,7 @@ def main(config: Config) -> dict[str, Any]:
         for row in PARTS[part](config, numbers):
             numbers[part].append(row)
             write(config.out, numbers)
+        write(config.out, numbers)  # with what a part adds at its end
         print_table(numbers[part])
     return numbers
 
