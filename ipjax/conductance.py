@@ -67,7 +67,7 @@ def layer_conductance(
     - `baseline`: a number, or an array or pytree that broadcasts to `x` (to the value at the network's `start`).
     - `quadrature`: a rule of `ipjax.quadrature`.
     - `readout`: a linear, hashable map of a layer's units to features, see `ipjax.readout`; `None` keeps every unit.
-    - `nodes_at_once`: path nodes evaluated together; `None` chooses by the size of `x`.
+    - `nodes_at_once`: path nodes evaluated together, by the rescale rule two or more; `None` chooses by the size of `x`.
 
     **Returns:** layer -> `[batch, *layer shape]`, or `[batch, features]` with a readout, behind an axis of the targets where
     there are several; in forward order (what a `jax.jit` of your own returns has its keys sorted, as any dict).
@@ -81,7 +81,7 @@ def layer_conductance(
     choice, weights = _checked_target(net, x, target)
     if nodes_at_once is not None and (not isinstance(nodes_at_once, int) or nodes_at_once < 1):
         raise ValueError(f"nodes_at_once: expected an integer of at least 1, got {nodes_at_once}")
-    chunk = _chunk(quadrature, nodes_at_once or _nodes_at_once(x))
+    chunk = _chunk(quadrature, nodes_at_once or _nodes_at_once(x, quadrature))
 
     def toward(weights: Array | None) -> ByLayer:
         return _layer_conductance(net, x, baseline, weights, quadrature, names, choice, readout, chunk)
@@ -124,8 +124,9 @@ def neuron_conductance(
 ) -> Input:
     """What each input element contributes through one unit: (x - x') ∫ dF/dh · dh/dx da, in the shape of `x`.
 
-    Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). The rule's plain weights are used;
-    `gauss_legendre` gives Captum's `NeuronConductance` with `method="gausslegendre"`.
+    Its sum over the input is the unit's conductance (Dhamdhere et al. 2018, equation 2). Whatever the rule's form, its plain
+    weights and the gradients at its nodes are used; `gauss_legendre` gives Captum's `NeuronConductance` with
+    `method="gausslegendre"`.
 
     **Arguments:**
 
@@ -143,7 +144,7 @@ def neuron_conductance(
         raise ValueError(f"unit: expected an index into layer {name!r} of shape {list(shape)}, got {unit}")
     choice, weights = _checked_target(net, x, target)
     baseline = _checked_baseline(x, baseline)
-    chunk = _chunk(quadrature, _nodes_at_once(x))
+    chunk = _chunk(quadrature, _nodes_at_once(x, quadrature))
 
     def toward(weights: Array | None) -> Input:
         return _neuron_conductance(net, x, baseline, weights, quadrature, name, index, choice, chunk)
@@ -217,9 +218,10 @@ def _precision(x: Input) -> Any:
     return jnp.promote_types(jnp.result_type(*jax.tree.leaves(x)), jnp.float32)
 
 
-def _nodes_at_once(x: Input) -> int:
-    """At most 12, and a block of images x nodes at most as large as 6 images of 224 x 224 x 3."""
-    return max(1, min(12, 6 * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
+def _nodes_at_once(x: Input, quadrature: Quadrature) -> int:
+    """At most 12, and a block of images x nodes at most as large as 6 images of 224 x 224 x 3, or 12 by the rescale rule."""
+    images = 12 if quadrature.form == "rescale" else 6  # chunks of the rescale rule share a node, so few of them are better
+    return max(1, min(12, images * 224 * 224 * 3 // sum(leaf.size for leaf in jax.tree.leaves(x))))
 
 
 def _chunk(quadrature: Quadrature, budget: int) -> int:
@@ -421,13 +423,11 @@ def _in_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Ar
 
 
 def _in_overlapping_chunks(nodes: Array, coefficients: Array, chunk: int) -> tuple[Array, Array]:
-    """As `_in_chunks`, but each starts with the last node of the one before, and closes no step there."""
+    """Nodes as `_in_chunks`, but each chunk starts with the last node of the one before, and closes no step there."""
     steps = chunk - 1
-    idle, places = -(len(nodes) - 1) % steps, np.arange(0, len(nodes) - 1, steps)[:, None] + np.arange(chunk)
-    nodes, coefficients = (
-        jnp.concatenate([jnp.broadcast_to(values[:1], (idle,)), values])[places] for values in (nodes, coefficients)
-    )
-    return nodes, coefficients.at[:, 0].set(0)
+    nodes = jnp.concatenate([jnp.broadcast_to(nodes[:1], (-(len(nodes) - 1) % steps,)), nodes])
+    nodes = nodes[np.arange(0, len(nodes) - 1, steps)[:, None] + np.arange(chunk)]
+    return nodes, jnp.zeros_like(nodes)
 
 
 def _checked_input(net: Network, x: Input) -> tuple[Network, Input]:

@@ -1,15 +1,15 @@
 """Gradients over a step of the path, in place of gradients at a point: DeepLIFT's multipliers.
 
 For a step from x to x + dx, the multipliers m of a layer that cuts all paths account for the change of the output: the sum of
-m · dh is F(x + dx) - F(x), exactly where the network consists of affine maps and kinks, by the Rescale rule of Shrikumar,
-Greenside and Kundaje 2017 (arXiv:1704.02685): what is affine keeps its derivative, a kink has the slope of its secant. A step
-that crosses a kink at one third of its length then counts two thirds of what is behind it, where a derivative at one end counts
-all or nothing.
+m · dh is F(x + dx) - F(x), exactly where the network consists of affine maps and choices between two values. That is the Rescale
+rule of Shrikumar, Greenside and Kundaje 2017 (arXiv:1704.02685): what is affine keeps its derivative, a kink has the slope of
+its secant. A step that crosses a kink at one third of its length then counts two thirds of what is behind it, where a
+derivative at one end counts all or nothing.
 
 Here the two ends of a step are neighbouring nodes of a path, which are evaluated together by `jax.vmap`. The function is
 evaluated equation by equation, and what bends it gets a derivative of its own: the secant's for a choice between two values
-(`max`, `min`, `abs`, `where`, pooling); for everything else (products of two values on the path, smooth functions, loops)
-the mean of the derivatives at both ends.
+(ReLU, `max`, `min`, `abs`, `where`, pooling by windows); everything else that bends (products of two values on the path, smooth
+functions, the largest along an axis, loops, functions with derivatives of their own) the mean of the derivatives at both ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _LINEAR = frozenset(
         *("reduce_window_sum", "reshape", "rev", "sharding_constraint", "slice", "split", "squeeze", "sub", "transpose"),
     ]
 )
-_CHOICES = _LINEAR | {"abs", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "select_n"}
 _BILINEAR = frozenset(("conv_general_dilated", "dot_general", "mul"))
 _LINEAR_IN_FIRST = frozenset(("div", "dynamic_slice", "gather"))
 
@@ -42,7 +41,8 @@ def over_steps(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, with the multipliers of the step to the next node as its derivative.
 
     For `jax.grad` inside a `jax.vmap` over the nodes of a path: the gradient at a node is then that of the step from it to the
-    next one, and at the last node it means nothing. Without a `jax.vmap` it is the plain gradient.
+    next one, and at the last node it means nothing. Without a `jax.vmap`, as for a step of no length, it is the plain gradient
+    (of two equal values the second's, where `jax.numpy.maximum` takes half of each).
 
     **Arguments:**
 
@@ -80,20 +80,20 @@ def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> 
     every = [any(moving)] * len(equation.outvars)
     if _is_linear(equation, moving):
         return _bound(equation, operands), every
-    if name in _ENTERED and (name != "custom_jvp_call" or _has_only_kinks(_body(equation).jaxpr)):
+    if name in _ENTERED and (name != "custom_jvp_call" or _is_relu(equation)):
         body = _body(equation)
         return _evaluate(body.jaxpr, body.consts, operands, moving)
     if name == "reduce_window_max" and {*equation.params["base_dilation"], *equation.params["window_dilation"]} == {1}:
         chosen = [equation.params[key] for key in ("window_dimensions", "window_strides", "padding")]
         comparisons = jax.make_jaxpr(lambda x: window_max(x, *chosen))(*operands)
         return _evaluate(comparisons.jaxpr, comparisons.consts, operands, moving)
-    if name in ("max", "min", "abs"):
+    if name in ("max", "min", "abs") and jnp.isrealobj(operands[0]):
         a, b = jnp.broadcast_arrays(*(operands if name != "abs" else (operands[0], -operands[0])))
         return [_shared(_bound(equation, operands)[0], b - a if name == "min" else a - b, a, b)], every
     if name == "select_n" and len(operands) == 3 and operands[0].dtype == bool:
         which, off, on = operands
         # At a kink both are the same: their distance says how far it is. Where one is no number, the choice alone counts.
-        distance = jnp.nan_to_num(jnp.abs(on - off), nan=1.0, posinf=1.0)
+        distance = jnp.nan_to_num(jnp.abs(on - off), nan=1.0, posinf=1.0) + jnp.finfo(on.dtype).tiny
         return [_shared(_bound(equation, operands)[0], jnp.where(which, distance, -distance), on, off)], every
     return _averaged(equation, operands, moving), every
 
@@ -103,19 +103,16 @@ def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
     return body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
 
 
-def _has_only_kinks(jaxpr: core.Jaxpr) -> bool:
-    """Of a function with a derivative of its own: whether it is made of nothing but choices (ReLU), so that it can be entered.
-    Kinks of others may be those of a way to compute something smooth (softplus)."""
-    return all(
-        _has_only_kinks(_body(equation).jaxpr) if equation.primitive.name in _ENTERED else equation.primitive.name in _CHOICES
-        for equation in jaxpr.eqns
-    )
+def _is_relu(equation: core.JaxprEqn) -> bool:
+    """Whether it is `jax.nn.relu` or `relu6`: other functions with derivatives of their own keep these."""
+    return [inner.params.get("name") for inner in _body(equation).jaxpr.eqns] in (["relu"], ["relu6"])
 
 
 def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
     """Whether an equation's derivative is the same at both ends of a step: it is affine in what moves, or has none."""
     name = equation.primitive.name
-    if not any(moving) or not any(_is_floating(atom) for atom in equation.outvars):
+    avals: list[Any] = [atom.aval for atom in equation.outvars]
+    if not any(moving) or not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals):
         return True
     if name in _ENTERED:
         body = _body(equation).jaxpr
@@ -132,10 +129,6 @@ def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
         or (name in _LINEAR_IN_FIRST and not any(moving[1:]))
         or (name == "select_n" and not moving[0])
     )
-
-
-def _is_floating(value: Any) -> bool:
-    return jnp.issubdtype(getattr(value, "aval", value).dtype, jnp.floating)
 
 
 def _bound(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
@@ -158,7 +151,11 @@ def _following_node(_: int, __: list[bool], values: Array) -> tuple[Array, bool]
 
 @jax.custom_vjp
 def _shared(value: Array, side: Array, on: Array, off: Array) -> Array:
-    """`value`, which is `on` where `side` is positive, else `off`: they share its derivative as the step is on either side."""
+    """`value`, which is `on` where `side` is positive, else `off`: they share its derivative as the step is on either side.
+
+    ReLU of -1 at one node and of 3 at the next: the side is -1, then 3, so three quarters of the step are behind the kink, and
+    3/4 is its slope, (3 - 0) / (3 - -1).
+    """
     return value
 
 
@@ -180,7 +177,7 @@ _shared.defvjp(_shared_forward, _shared_backward)
 
 def _averaged(equation: core.JaxprEqn, operands: Sequence[Any], moving: Sequence[bool]) -> Sequence[Any]:
     """The results of an equation whose derivative is the mean of those at both ends of the step."""
-    free = [i for i, moves in enumerate(moving) if moves and _is_floating(operands[i])]
+    free = [i for i, moves in enumerate(moving) if moves and jnp.issubdtype(jnp.result_type(operands[i]), jnp.inexact)]
     if not free:
         return _bound(equation, operands)
 

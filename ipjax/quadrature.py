@@ -54,9 +54,9 @@ def rescale(num_steps: int) -> Quadrature:
     """Uniform nodes with both ends, the multiplier of a step times its increment: `num_steps + 1` nodes.
 
     The multipliers are those of DeepLIFT's Rescale rule (Shrikumar, Greenside and Kundaje 2017, arXiv:1704.02685), of each
-    step from its own start, see `ipjax.multipliers`: `rescale(1)` is DeepLIFT from baseline to input. Many steps converge to
-    conductance, in networks of rectified units with fewer of them than the trapezoid rule, and with any number the conductance
-    is complete at layers that cut every path. In networks without kinks it does no better than the trapezoid rule.
+    step from its own start, see `ipjax.multipliers`. In networks of rectified units `rescale(1)` is DeepLIFT from baseline to
+    input; many steps converge to conductance, fewer of them than the trapezoid rule needs; and with any number the conductance
+    is complete at layers that cut every path. What is smooth it treats as the trapezoid rule does.
     """
     return replace(trapezoid(num_steps), form="rescale")
 

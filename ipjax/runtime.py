@@ -130,19 +130,18 @@ def block(net: Network, image_shape: tuple[int, ...], num_targets: int, num_node
     """Images, up to `most_images`, and path nodes that a device should evaluate together, for conductances to some targets.
 
     On an accelerator as many as its memory holds: an image at a node takes the activations of every layer and a gradient a
-    target of each (an upper estimate, since compiled code keeps fewer). Images are shared out evenly over the blocks.
+    target of each (an upper estimate, since compiled code keeps fewer). Nodes come first: of neighbouring blocks of the rescale
+    rule one is computed twice. Images are shared out evenly over the blocks.
     """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # devices of a CPU share its cores and caches
         size = max(1, _CPU_BLOCK // (image_shape[0] * image_shape[1]) // len(devices))
-        # Emulated devices take half as long again where nodes go round in a loop.
-        images = min(most_images, 32, size) if len(devices) == 1 else min(most_images, max(1, size // num_nodes))
     else:
         dtype = jnp.result_type(*jax.tree.leaves(net.params))
         layers = net.layer_shapes(jnp.zeros((1, *image_shape), dtype)).values()
         image = sum(layer.size * layer.dtype.itemsize for layer in layers) * (1 + num_targets)
         limit = (devices[0].memory_stats() or {}).get("bytes_limit", _UNKNOWN_MEMORY)
         size = max(1, int(_MEMORY_SHARE * limit / image))
-        images = min(most_images, size)
-    images = math.ceil(most_images / math.ceil(most_images / images))
-    return images, min(num_nodes, max(1, size // images))
+    nodes = min(num_nodes, size)
+    images = min(most_images, size // nodes)
+    return math.ceil(most_images / math.ceil(most_images / images)), nodes

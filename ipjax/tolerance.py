@@ -6,8 +6,8 @@ halves with twice the steps. Where the jump falls anywhere in a step with equal 
 on both sides, the error of the 2N steps has a variance of D² / 3; where the layer's own rate jumps too, the error has a mean as
 well, equal to that of D. So over many units D is from 1 to √3 times the error of the 2N steps, and serves as its estimate. (In
 smooth networks the rule is of second order, and D is three times that error.) The rescale rule is right about single kinks and
-misses pairs of them in one step: its error falls by up to 2^1.5 where the steps are doubled, and D is larger beside it. Of few
-units, whose kinks may fall so that both sums agree by accident, D can be far too small.
+misses pairs of them in one step: its error falls by up to 2^1.5 where the steps are doubled, so that D exceeds it by more. Of
+few units, whose kinks may fall so that both sums agree by accident, D can be far too small.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ipjax.quadrature import Quadrature, trapezoid
 from ipjax.readout import Readout
 from ipjax.taps import Input, Layers, Network
 
-_ORDERS = {"trapezoid": 1.0, "rescale": 1.5}  # how fast the error falls, at most, in a network with kinks
+_ORDERS = {"trapezoid": 1.0, "rescale": 1.5}  # how fast the error falls, about at most, in a network with kinks
 _PART = 8  # steps evaluated by one call: calls of one shape share compiled code
 
 
@@ -94,6 +94,8 @@ def steps_for(
     def conductance(num_steps: int) -> dict[str, Array]:
         whole = rule(num_steps)
         nodes = np.asarray(whole.nodes)
+        if len(nodes) != num_steps + 1:
+            raise ValueError(f"rule: expected {num_steps + 1} nodes for {num_steps} steps, got {len(nodes)}")
         total: dict[str, Array] = {}
         for first in range(0, num_steps, _PART):
             part = replace(whole, nodes=nodes[first : first + _PART + 1], weights=np.full(_PART + 1, 1 / num_steps))

@@ -31,7 +31,7 @@ def devices(monkeypatch, number, platform="cpu", memory=None):
 
 @pytest.mark.parametrize(
     ("number", "side", "expected"),
-    [(1, 224, (11, 1)), (1, 32, (32, 18)), (1, 8, (32, NODES)), (8, 224, (1, 1)), (8, 32, (2, NODES)), (64, 224, (1, 1))],
+    [(1, 224, (1, 12)), (1, 32, (16, NODES)), (1, 8, (64, NODES)), (8, 224, (1, 1)), (8, 32, (2, NODES)), (64, 224, (1, 1))],
 )
 def test_devices_of_a_cpu_share_one_block(net, monkeypatch, number, side, expected):
     devices(monkeypatch, number)
@@ -49,7 +49,14 @@ def bytes_of_an_image(net, num_targets):
 @pytest.mark.parametrize("num_targets", [1, 3])
 @pytest.mark.parametrize(
     ("holds", "expected"),
-    [(1e6, (64, NODES)), (64 * NODES + 0.5, (64, NODES)), (64.5 * 7, (64, 7)), (10.5, (10, 1)), (1.5, (1, 1)), (0.01, (1, 1))],
+    [
+        (1e6, (64, NODES)),
+        (64 * NODES + 0.5, (64, NODES)),
+        (3.5 * NODES, (3, NODES)),
+        (10.5, (1, 10)),
+        (1.5, (1, 1)),
+        (0.01, (1, 1)),
+    ],
 )
 def test_an_accelerators_block_fills_its_memory(net, monkeypatch, holds, expected, num_targets):
     """Of which 0.6 hold so many images at a node."""
@@ -59,7 +66,7 @@ def test_an_accelerators_block_fills_its_memory(net, monkeypatch, holds, expecte
 
 def test_blocks_are_no_larger_than_what_there_is_and_of_even_size(net, monkeypatch):
     devices(monkeypatch, 1)
-    assert [runtime.block(net, SHAPE, 3, NODES, most)[0] for most in (1, 20, 32, 33, 65)] == [1, 20, 32, 17, 22]
+    assert [runtime.block(net, SHAPE, 3, NODES, most)[0] for most in (1, 17, 18, 40, 65)] == [1, 17, 9, 14, 17]
 
 
 def test_a_coordinator_without_a_port():

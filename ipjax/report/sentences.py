@@ -198,7 +198,7 @@ def cautions(plane: Sequence[Record]) -> list[Sentence]:
     gaps = [r for r in records if (r.get("completeness_gap") or 0) > 0.1]
     if gaps:
         text = f"At {len(gaps)} points the conductance misses more than 10 % of the target's change: "
-        text += "more steps are needed, or the layer is no cut."
+        text += "the layer is no cut, or more steps are needed."
         found.append(
             Sentence(text, listed([f"{r['layer']} {100 * r['completeness_gap']:.0f} %" for r in gaps]), "caution", "layers")
         )
