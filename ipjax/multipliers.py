@@ -1,9 +1,9 @@
 """Gradients over a step of the path, in place of gradients at a point: DeepLIFT's multipliers.
 
 For a step from x to x + dx, the multipliers m of a layer that cuts all paths account for the change of the output: the sum of
-m · dh is F(x + dx) - F(x), exactly where the network consists of affine maps and choices between two values. That is the Rescale
-rule of Shrikumar, Greenside and Kundaje 2017 (arXiv:1704.02685): what is affine keeps its derivative, a kink has the slope of
-its secant. A step that crosses a kink at one third of its length then counts two thirds of what is behind it, where a
+m · dh is F(x + dx) - F(x), exactly where the network consists of affine maps and choices between two values. That is the
+Rescale rule of Shrikumar, Greenside and Kundaje 2017 (arXiv:1704.02685): what is affine keeps its derivative, a kink has the
+slope of its secant. A step that crosses a kink at one third of its length then counts two thirds of what is behind it, where a
 derivative at one end counts all or nothing.
 
 Here the two ends of a step are neighbouring nodes of a path, which are evaluated together by `jax.vmap`. The function is
