@@ -7,9 +7,9 @@ slope of its secant. A step that crosses a kink at one third of its length then 
 derivative at one end counts all or nothing.
 
 Here the two ends of a step are neighbouring nodes of a path, which are evaluated together by `jax.vmap`. The function is
-evaluated equation by equation, and what bends it gets a derivative of its own: the secant's for a choice between two values
-(ReLU, `max`, `min`, `abs`, `where`, pooling by windows); everything else that bends (products of two values on the path, smooth
-functions, the largest along an axis, loops, functions with derivatives of their own) the mean of the derivatives at both ends.
+evaluated equation by equation, and a choice (ReLU, `max`, `min`, `abs`, `where`, pooling by small windows) gets the slope of
+its secant. What bends otherwise (products of two values on the path, smooth functions such as a softmax or a normalisation,
+loops, functions with derivatives of their own) is refused: a step may begin where its derivative is beyond all bounds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from jax.extend import core
 from ipjax.models.convolution import window_max
 
 _ENTERED = ("jit", "remat2", "checkpoint", "closed_call", "core_call", "custom_jvp_call")
-# Linear in all operands together, in each of two alone, in the first alone. What is missing here costs time, nothing else.
+# Linear in all operands together, in each of two alone, in all but indices.
 _LINEAR = frozenset(
     [
-        *("add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "cumsum"),
-        *("expand_dims", "name", "neg", "optimization_barrier", "pad", "pcast", "pvary", "reduce_precision", "reduce_sum"),
-        *("reduce_window_sum", "reshape", "rev", "sharding_constraint", "slice", "split", "squeeze", "sub", "transpose"),
+        *("add", "add_any", "broadcast_in_dim", "concatenate", "conj", "convert_element_type", "copy", "copy_p", "cumsum"),
+        *("device_put", "expand_dims", "fft", "imag", "name", "neg", "optimization_barrier", "pad", "pcast", "pvary", "real"),
+        *("reduce_precision", "reduce_sum", "reduce_window_sum", "reshape", "rev", "sharding_constraint", "slice", "split"),
+        *("squeeze", "sub", "transpose"),
     ]
 )
 _BILINEAR = frozenset(("conv_general_dilated", "dot_general", "mul"))
-_LINEAR_IN_FIRST = frozenset(("div", "dynamic_slice", "gather"))
+_LINEAR_BUT_LAST = {"div": 1, "dynamic_slice": 1, "gather": 1, "dynamic_update_slice": 2}  # operands that may move
+_WIDEST = 16  # window that is pooled by comparisons
 
 
 def over_steps(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -47,6 +49,8 @@ def over_steps(function: Callable[..., Any], *arguments: Any) -> Any:
     **Arguments:**
 
     - `arguments`: pytrees of arrays, all that changes along the path; what else the function has does not.
+
+    **Raises:** `ValueError` for a function that bends otherwise than by choices.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     leaves = jax.tree.leaves(arguments)
@@ -83,7 +87,7 @@ def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> 
     if name in _ENTERED and (name != "custom_jvp_call" or _is_relu(equation)):
         body = _body(equation)
         return _evaluate(body.jaxpr, body.consts, operands, moving)
-    if name == "reduce_window_max" and {*equation.params["base_dilation"], *equation.params["window_dilation"]} == {1}:
+    if name == "reduce_window_max" and _is_small_window(equation.params):
         chosen = [equation.params[key] for key in ("window_dimensions", "window_strides", "padding")]
         comparisons = jax.make_jaxpr(lambda x: window_max(x, *chosen))(*operands)
         return _evaluate(comparisons.jaxpr, comparisons.consts, operands, moving)
@@ -95,7 +99,15 @@ def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> 
         # At a kink both are the same: their distance says how far it is. Where one is no number, the choice alone counts.
         distance = jnp.nan_to_num(jnp.abs(on - off), nan=1.0, posinf=1.0) + jnp.finfo(on.dtype).tiny
         return [_shared(_bound(equation, operands)[0], jnp.where(which, distance, -distance), on, off)], every
-    return _averaged(equation, operands, moving), every
+    raise ValueError(
+        "quadrature: the rescale rule is for networks of affine maps and choices (ReLU, max, where, pooling), found "
+        f"{name!r} of values that change along the path; use ipjax.quadrature.trapezoid"
+    )
+
+
+def _is_small_window(parameters: dict[str, Any]) -> bool:
+    dilations = {*parameters["base_dilation"], *parameters["window_dilation"]}
+    return dilations == {1} and max(parameters["window_dimensions"]) <= _WIDEST
 
 
 def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
@@ -104,7 +116,7 @@ def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
 
 
 def _is_relu(equation: core.JaxprEqn) -> bool:
-    """Whether it is `jax.nn.relu` or `relu6`: other functions with derivatives of their own keep these."""
+    """Whether it is `jax.nn.relu` or `relu6`, and no function whose derivative of its own would be lost."""
     return [inner.params.get("name") for inner in _body(equation).jaxpr.eqns] in (["relu"], ["relu6"])
 
 
@@ -126,7 +138,7 @@ def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
     return (
         name in _LINEAR
         or (name in _BILINEAR and sum(moving) == 1)
-        or (name in _LINEAR_IN_FIRST and not any(moving[1:]))
+        or (name in _LINEAR_BUT_LAST and not any(moving[_LINEAR_BUT_LAST[name] :]))
         or (name == "select_n" and not moving[0])
     )
 
@@ -173,29 +185,3 @@ def _shared_backward(side: Array, cotangent: Array) -> tuple[None, None, Array, 
 
 
 _shared.defvjp(_shared_forward, _shared_backward)
-
-
-def _averaged(equation: core.JaxprEqn, operands: Sequence[Any], moving: Sequence[bool]) -> Sequence[Any]:
-    """The results of an equation whose derivative is the mean of those at both ends of the step."""
-    free = [i for i, moves in enumerate(moving) if moves and jnp.issubdtype(jnp.result_type(operands[i]), jnp.inexact)]
-    if not free:
-        return _bound(equation, operands)
-
-    def results(*values: Any) -> list[Array]:
-        return list(_bound(equation, values))
-
-    def backward(values: tuple[Any, ...], cotangents: list[Array]) -> tuple[Array | None, ...]:
-        def at(end: Sequence[Any]) -> tuple[Array, ...]:
-            def of_free(*some: Array) -> list[Array]:
-                given = dict(zip(free, some, strict=True))
-                return results(*(given.get(i, value) for i, value in enumerate(end)))
-
-            return jax.vjp(of_free, *(end[i] for i in free))[1](cotangents)
-
-        after = [_following(value) if moves else value for value, moves in zip(values, moving, strict=True)]
-        mean = {i: (here + there) / 2 for i, here, there in zip(free, at(values), at(after), strict=True)}
-        return tuple(mean.get(i) for i in range(len(values)))
-
-    call = jax.custom_vjp(results)
-    call.defvjp(lambda *values: (results(*values), values), backward)
-    return call(*operands)

@@ -56,7 +56,7 @@ def rescale(num_steps: int) -> Quadrature:
     The multipliers are those of DeepLIFT's Rescale rule (Shrikumar, Greenside and Kundaje 2017, arXiv:1704.02685), of each
     step from its own start, see `ipjax.multipliers`. In networks of rectified units `rescale(1)` is DeepLIFT from baseline to
     input; many steps converge to conductance, fewer of them than the trapezoid rule needs; and with any number the conductance
-    is complete at layers that cut every path. What is smooth it treats as the trapezoid rule does.
+    is complete at layers that cut every path. Networks with smooth functions or products of values are refused.
     """
     return replace(trapezoid(num_steps), form="rescale")
 

@@ -48,11 +48,11 @@ BENT = {
     "pool": lambda h: max_pool(h.reshape(-1, 4, 4, 2), 2, 2).reshape(-1, 8),
     "window": lambda h: linen.max_pool(h.reshape(-1, 4, 4, 2), (2, 3), (2, 1), padding="SAME").reshape(len(h), -1),
     "absolute": jnp.abs,
-    "square": lambda h: h * h,
-    "product": lambda h: h * h[:, ::-1],
-    "attention without softmax": lambda h: jnp.einsum("bi,bj,bj->bi", h, h, h[:, ::-1]),
     "affine": lambda h: jnp.concatenate([h.reshape(-1, 4, 8)[:, 1], jnp.cumsum(h, axis=1)], axis=1) / 3 - 1,
-    "loop": lambda h: jax.lax.fori_loop(0, 3, lambda _, h: 0.5 * h[:, ::-1] + 1, h),
+    "average pool": lambda h: linen.avg_pool(jax.nn.relu(h).reshape(-1, 4, 4, 2), (2, 2), (2, 2)).reshape(len(h), -1),
+    "updated": lambda h: jax.lax.dynamic_update_slice(h, jax.nn.relu(h[:, :3]), (0, 2)),
+    "transform": lambda h: jnp.fft.fft(jax.nn.relu(h)).real,
+    "remat": jax.checkpoint(lambda h: 2 * jax.nn.relu(h)),
 }
 
 
@@ -61,43 +61,9 @@ def test_the_change_is_accounted_for_by_any_number_of_steps(bent):
     net = of_function(lambda w, h: BENT[bent](h) @ jnp.ones((BENT[bent](h).shape[1], 3)) * jnp.arange(1, 4), (6, 32))
     x = batch(5, 6)
     values = {steps: ipjax.layer_conductance(net, x, target=1, quadrature=rescale(steps)) for steps in (1, 2, 5)}
-    if bent == "attention without softmax":  # of third order: exact only in the limit
-        assert all(np.abs(ipjax.completeness_gap(net, x, values[5], target=1)["input"]) < 0.5)
-        return
     for conductance in values.values():
         for gap in ipjax.completeness_gap(net, x, conductance, target=1).values():
             np.testing.assert_allclose(gap, 0, atol=2e-4)
-
-
-SMOOTH = {
-    "tanh": jnp.tanh,
-    "gelu": jax.nn.gelu,
-    "softplus": jax.nn.softplus,
-    "softmax": jax.nn.softmax,
-    "layer norm": lambda h: (h - h.mean(1, keepdims=True)) / jnp.sqrt(h.var(1, keepdims=True) + 1e-3),
-    "quotient": lambda h: h / (1 + h**2),
-    "elu": jax.nn.elu,
-    "silu": jax.nn.silu,
-    "log softmax": jax.nn.log_softmax,
-    "scan": lambda h: jax.lax.scan(lambda c, _: (jnp.sin(c), None), h, None, length=2)[0],
-    "remat": jax.checkpoint(lambda h: jnp.sin(jax.nn.relu(h))),
-}
-
-
-@pytest.mark.parametrize("smooth", SMOOTH)
-def test_smooth_functions_converge_to_conductance(smooth):
-    net = of_function(
-        lambda w, h: SMOOTH[smooth](h) @ jnp.sin(jnp.arange(h.shape[1] * 3.0)).reshape(-1, 3)[: SMOOTH[smooth](h).shape[1]],
-        (6, 32),
-    )
-    x = batch(4, 6)
-
-    def conductance(rule):
-        return ipjax.layer_conductance(net, x, target=1, quadrature=rule)
-
-    exact, values = conductance(trapezoid(1024)), conductance(rescale(64))
-    for name in exact:
-        assert relative_error(values[name], exact[name]) < 5e-3
 
 
 @jax.custom_vjp
@@ -113,37 +79,34 @@ def clipped_too(h):
 clipped.defvjp(lambda h: (clipped(h), None), lambda _, cotangent: (cotangent,))
 clipped_too.defjvps(lambda tangent, _, h: tangent)
 
-
-@pytest.mark.parametrize("clip", [clipped, clipped_too])
-def test_derivatives_that_others_wrote_stay(clip):
-    net = of_function(lambda w, h: clip(h) @ w[1], (6, 32), (32, 3))
-    x = batch(4, 6)
-    values = [ipjax.layer_conductance(net, x, target=1, quadrature=rule(5)) for rule in (rescale, trapezoid)]
-    chex.assert_trees_all_close(*values, rtol=1e-5, atol=1e-6)
-    through = batch(4, 6) @ net.params[0]  # straight through: the rate of the layer times the whole gradient
-    np.testing.assert_allclose(values[0]["hidden"], through * net.params[1][:, 1], rtol=1e-5, atol=1e-5)
-
-
-def test_a_choice_between_equals_goes_by_its_condition():
-    net = of_function(lambda w, h: jnp.where(h > 0, h, jax.lax.stop_gradient(h)), (6, 5))
-    x = batch(4, 6)
-    value = ipjax.layer_conductance(net, x, target=1, quadrature=rescale(64))["hidden"][:, 1]
-    np.testing.assert_allclose(value, jax.nn.relu(x @ net.params[0])[:, 1], rtol=0.02, atol=1e-6)
-
-
-def test_what_is_looked_up_moves_no_gradient():
-    table = batch(5, 3)
-    net = of_function(lambda w, h: table[jnp.argmax(h, axis=1)] + h[:, :3], (6, 5))
-    x = batch(4, 6)
-    value = ipjax.layer_conductance(net, x, target=1, quadrature=rescale(4))["hidden"]
-    np.testing.assert_allclose(value[:, 1], (x @ net.params[0])[:, 1], rtol=1e-5, atol=1e-6)
+OTHERS = {
+    "tanh": jnp.tanh,
+    "exp": jax.nn.softmax,
+    "erf": lambda h: jax.nn.gelu(h, approximate=False),
+    "logistic": jax.nn.silu,
+    "expm1": jax.nn.elu,
+    "mul": lambda h: h * h[:, ::-1],
+    "square": lambda h: (h - h.mean(1, keepdims=True)) / jnp.sqrt(h.var(1, keepdims=True) + 1e-3),
+    "dot_general": lambda h: jnp.einsum("bi,bj->bij", h, h).reshape(len(h), -1),
+    "div": lambda h: 1 / (1 + jnp.abs(h)),
+    "scan": lambda h: jax.lax.fori_loop(0, 3, lambda _, h: jax.nn.relu(h), h),
+    "while": lambda h: jax.lax.while_loop(lambda h: h.sum() < 3, lambda h: h + 1, jax.lax.stop_gradient(h)),
+    "stop_gradient": lambda h: jnp.where(h > 0, h, jax.lax.stop_gradient(h)),
+    "reduce_max": lambda h: h.reshape(-1, 8, 4).max(1),
+    "reduce_window_max": lambda h: linen.max_pool(h[..., None], (32,)),
+    "gather": lambda h: jnp.arange(64.0).reshape(32, 2)[jnp.argmax(h, axis=1)],
+    "custom_vjp_call": clipped,
+    "custom_jvp_call": clipped_too,
+}
 
 
-def test_without_kinks_and_products_it_is_the_trapezoid_rule():
-    net = of_function(lambda w, h: jnp.tanh(h) @ w[1], (6, 32), (32, 3))
-    x = batch(4, 6)
-    values = [ipjax.layer_conductance(net, x, target=1, quadrature=rule(7)) for rule in (rescale, trapezoid)]
-    chex.assert_trees_all_close(*values, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_bends_otherwise_is_refused(other):
+    net = of_function(lambda _, h: OTHERS[other](h).reshape(len(h), -1), (6, 32))
+    with pytest.raises(
+        ValueError, match=r"rescale rule is for networks of affine maps and choices .* use ipjax.quadrature.trap"
+    ):
+        ipjax.layer_conductance(net, batch(4, 6), target=0, quadrature=rescale(4))
 
 
 def test_a_kink_counts_by_the_share_of_the_step_behind_it():
@@ -235,11 +198,11 @@ def test_several_targets(resnet, images):
         chex.assert_trees_all_close({name: value[i] for name, value in together.items()}, alone, rtol=2e-3, atol=2e-4)
 
 
-def test_a_callable_target_that_is_no_sum(resnet, images):
-    target = lambda logits: jax.nn.log_softmax(logits)[:, 2]  # noqa: E731
-    conductance = ipjax.layer_conductance(resnet, images, layers=["maxpool"], target=target, quadrature=rescale(32))
+def test_a_callable_target(resnet, images):
+    target = lambda logits: jnp.maximum(logits[:, 2], logits[:, 3])  # noqa: E731
+    conductance = ipjax.layer_conductance(resnet, images, layers=["maxpool"], target=target, quadrature=rescale(2))
     gap = ipjax.completeness_gap(resnet, images, conductance, target=target)
-    np.testing.assert_allclose(gap["maxpool"], 0, atol=5e-3)
+    np.testing.assert_allclose(gap["maxpool"], 0, atol=1e-4)
 
 
 @pytest.mark.parametrize("framework", ["linen", "nnx"])
@@ -292,20 +255,21 @@ def test_in_half_precision_as_in_single(resnet, images):
         assert relative_error(values[name], single[name]) < 0.2
 
 
-def test_what_is_not_finite_is_refused(resnet, images):
-    broken = ipjax.from_function(lambda _, x, tap: jnp.maximum(0, tap("log", jnp.log(x - 0.5))), None)
+def test_what_is_not_finite_is_refused():
+    broken = ipjax.from_function(lambda _, x, tap: jnp.maximum(0, tap("much", x * jnp.inf)), None)
     with pytest.raises(ValueError, match="not finite"):
         ipjax.layer_conductance(broken, jnp.ones((2, 3)), target=1, quadrature=rescale(4))
 
 
 def test_where_without_a_number_on_the_other_side():
-    net = ipjax.from_function(lambda _, x, tap: tap("root", jnp.where(x > 0.1, jnp.sqrt(jnp.abs(x)), 0.0)), None)
-    x = jnp.array([[0.5, 2.0]])
-    value = ipjax.layer_conductance(net, x, layers=["root"], target=1, quadrature=rescale(8))["root"]
-    assert np.isfinite(value).all()
+    net = ipjax.from_function(lambda _, x, tap: tap("root", jax.nn.relu(jnp.where(x > -1, x, -jnp.inf))), None)
+    value = ipjax.layer_conductance(
+        net, jnp.array([[0.5, 2.0], [3.0, -4.0]]), layers=["input"], target=1, quadrature=rescale(8)
+    )
+    np.testing.assert_allclose(value["input"], [[0, 2], [0, 0]], atol=1e-6)
 
 
 def test_without_neighbours_it_is_the_plain_gradient():
     x = batch(6)
-    for function in (lambda x: jnp.sum(jnp.maximum(x, 0.1) ** 2), lambda x: jnp.sum(jnp.sin(x) * x)):
+    for function in (lambda x: jnp.sum(3 * jnp.maximum(x, 0.1)), lambda x: jnp.sum(jnp.abs(x) - jnp.where(x > 1, x, 1))):
         np.testing.assert_allclose(jax.grad(lambda x, f=function: over_steps(f, x))(x), jax.grad(function)(x), rtol=1e-6)
