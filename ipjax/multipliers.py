@@ -31,7 +31,7 @@ _LINEAR = frozenset(
         *("add", "add_any", "broadcast_in_dim", "concatenate", "conj", "convert_element_type", "copy", "copy_p", "cumsum"),
         *("device_put", "expand_dims", "fft", "imag", "name", "neg", "optimization_barrier", "pad", "pcast", "pvary", "real"),
         *("reduce_precision", "reduce_sum", "reduce_window_sum", "reshape", "rev", "sharding_constraint", "slice", "split"),
-        *("squeeze", "sub", "transpose"),
+        *("squeeze", "stack", "sub", "tile", "transpose", "unstack"),
     ]
 )
 _BILINEAR = frozenset(("conv_general_dilated", "dot_general", "mul"))

@@ -50,6 +50,7 @@ BENT = {
     "absolute": jnp.abs,
     "affine": lambda h: jnp.concatenate([h.reshape(-1, 4, 8)[:, 1], jnp.cumsum(h, axis=1)], axis=1) / 3 - 1,
     "average pool": lambda h: linen.avg_pool(jax.nn.relu(h).reshape(-1, 4, 4, 2), (2, 2), (2, 2)).reshape(len(h), -1),
+    "stacked": lambda h: jnp.stack([jax.nn.relu(h), jnp.tile(h[:, :16], 2)], axis=1).reshape(len(h), -1),
     "updated": lambda h: jax.lax.dynamic_update_slice(h, jax.nn.relu(h[:, :3]), (0, 2)),
     "transform": lambda h: jnp.fft.fft(jax.nn.relu(h)).real,
     "remat": jax.checkpoint(lambda h: 2 * jax.nn.relu(h)),
