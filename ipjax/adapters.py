@@ -24,6 +24,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
+from ipjax.graph import bound
 from ipjax.models.convolution import convolution
 from ipjax.taps import Network, Tap
 
@@ -278,9 +279,7 @@ def _apply(equation: core.JaxprEqn, values: list[Any], tap: Tap) -> Sequence[Any
         return _evaluate(jaxpr, constants, values, tap)
     if name == "scan" and 0 < parameters["length"] <= LONGEST_UNROLLED and _holds_marks(body):
         return _evaluate_scan(parameters, values, tap)
-    with equation.ctx.manager:
-        results = equation.primitive.bind(*values, **equation.primitive.get_bind_params(parameters))
-    return results if equation.primitive.multiple_results else [results]
+    return bound(equation, values)
 
 
 def _evaluate_scan(parameters: dict[str, Any], values: list[Any], tap: Tap) -> list[Any]:

@@ -57,6 +57,19 @@ def dominators(net: Network, x: Input, layers: Layers = None) -> dict[str, str |
     return {layer: _nearest((passed[layer] or frozenset()) & {*chosen} - {layer}, passed) for layer in chosen}
 
 
+def body_of(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+    """The program that one of the `ENTERED` equations runs."""
+    body: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
+
+
+def bound(equation: core.JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+    """The results of an equation of these values."""
+    with equation.ctx.manager:
+        results = equation.primitive.bind(*values, **equation.primitive.get_bind_params(equation.params))
+    return results if equation.primitive.multiple_results else [results]
+
+
 def _nearest(candidates: frozenset[str], passed: dict[str, Passed]) -> str | None:
     """Dominators of one layer dominate each other in a chain, so the nearest has passed the most."""
     return max(candidates, key=lambda name: len(passed[name] or ()), default=None)
@@ -77,8 +90,7 @@ def _follow(jaxpr: core.Jaxpr, inputs: Sequence[Passed], passed: dict[str, Passe
             passed[layer] = None if operands[0] is None else operands[0] | {layer}
             results = [passed[layer]]
         elif equation.primitive.name in ENTERED:
-            body: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-            results = _follow(body.jaxpr if isinstance(body, core.ClosedJaxpr) else body, operands, passed)
+            results = _follow(body_of(equation).jaxpr, operands, passed)
         else:
             depends = [operand for operand in operands if operand is not None]
             results = [frozenset.intersection(*depends) if depends else None] * len(equation.outvars)

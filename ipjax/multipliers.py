@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
+from ipjax.graph import ENTERED, body_of, bound
 from ipjax.models.convolution import window_max
 
-_ENTERED = ("jit", "remat2", "checkpoint", "closed_call", "core_call", "custom_jvp_call")
+_ENTERED = frozenset(ENTERED) - {"custom_vjp_call"}  # whose derivative would be lost
 # Linear in all operands together, in each of two alone, in all but indices.
 _LINEAR = frozenset(
     [
@@ -83,9 +84,9 @@ def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> 
     name = equation.primitive.name
     every = [any(moving)] * len(equation.outvars)
     if _is_linear(equation, moving):
-        return _bound(equation, operands), every
+        return bound(equation, operands), every
     if name in _ENTERED and (name != "custom_jvp_call" or _is_relu(equation)):
-        body = _body(equation)
+        body = body_of(equation)
         return _evaluate(body.jaxpr, body.consts, operands, moving)
     if name == "reduce_window_max" and _is_small_window(equation.params):
         chosen = [equation.params[key] for key in ("window_dimensions", "window_strides", "padding")]
@@ -93,12 +94,12 @@ def _apply(equation: core.JaxprEqn, operands: list[Any], moving: list[bool]) -> 
         return _evaluate(comparisons.jaxpr, comparisons.consts, operands, moving)
     if name in ("max", "min", "abs") and jnp.isrealobj(operands[0]):
         a, b = jnp.broadcast_arrays(*(operands if name != "abs" else (operands[0], -operands[0])))
-        return [_shared(_bound(equation, operands)[0], b - a if name == "min" else a - b, a, b)], every
+        return [_shared(bound(equation, operands)[0], b - a if name == "min" else a - b, a, b)], every
     if name == "select_n" and len(operands) == 3 and operands[0].dtype == bool:
         which, off, on = operands
         # At a kink both are the same: their distance says how far it is. Where one is no number, the choice alone counts.
         distance = jnp.nan_to_num(jnp.abs(on - off), nan=1.0, posinf=1.0) + jnp.finfo(on.dtype).tiny
-        return [_shared(_bound(equation, operands)[0], jnp.where(which, distance, -distance), on, off)], every
+        return [_shared(bound(equation, operands)[0], jnp.where(which, distance, -distance), on, off)], every
     raise ValueError(
         "quadrature: the rescale rule is for networks of affine maps and choices (ReLU, max, where, pooling), found "
         f"{name!r} of values that change along the path; use ipjax.quadrature.trapezoid"
@@ -110,14 +111,9 @@ def _is_small_window(parameters: dict[str, Any]) -> bool:
     return dilations == {1} and max(parameters["window_dimensions"]) <= _WIDEST
 
 
-def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
-    body: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    return body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
-
-
 def _is_relu(equation: core.JaxprEqn) -> bool:
     """Whether it is `jax.nn.relu` or `relu6`, and no function whose derivative of its own would be lost."""
-    return [inner.params.get("name") for inner in _body(equation).jaxpr.eqns] in (["relu"], ["relu6"])
+    return [inner.params.get("name") for inner in body_of(equation).jaxpr.eqns] in (["relu"], ["relu6"])
 
 
 def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
@@ -127,7 +123,7 @@ def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
     if not any(moving) or not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals):
         return True
     if name in _ENTERED:
-        body = _body(equation).jaxpr
+        body = body_of(equation).jaxpr
         moves = dict(zip(body.invars, moving, strict=True))
         for inner in body.eqns:
             of_path = [not isinstance(atom, core.Literal) and moves.get(atom, False) for atom in inner.invars]
@@ -141,12 +137,6 @@ def _is_linear(equation: core.JaxprEqn, moving: Sequence[bool]) -> bool:
         or (name in _LINEAR_BUT_LAST and not any(moving[_LINEAR_BUT_LAST[name] :]))
         or (name == "select_n" and not moving[0])
     )
-
-
-def _bound(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    with equation.ctx.manager:
-        results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
-    return results if equation.primitive.multiple_results else [results]
 
 
 @jax.custom_batching.custom_vmap
