@@ -73,7 +73,7 @@ class Config:
     """channels of the stem"""
     side: int = 224
     """pixels"""
-    num_steps: int = 32
+    num_steps: int = 16
     precisions: tuple[Literal["highest", "high", "default", "bfloat16"], ...] = ("default", "highest", "bfloat16", "high")
     blocks: tuple[tuple[int, int], ...] = ((8, 11), (16, 11), (8, 33), (1, 33))
     """images x nodes evaluated together; every precision is timed in the first one, the first precision in all"""

@@ -10,8 +10,8 @@ modules of torchvision's network. Captum computes one layer a call. Parts, each 
     gives Captum's numbers: its difference from Captum itself is shown for a layer); of the digits checkpoint, which is trained,
     and of ResNet-50 with one image. From the log-log curves: the steps of ours that leave the error of 50 of Captum's;
 - speed: ours beside Captum at equal steps (trapezoid rule), and at equal error (rescale rule, by the steps found for the
-    digits checkpoint). Where `share` is below 1, Captum is timed on that share of the layers, evenly spread, and its time is
-    divided by the share;
+    digits checkpoint and by those found for the very network and image that are timed). Where `share` is below 1, Captum is
+    timed on that share of the layers, evenly spread, and its time is divided by the share;
 - node: a node of ours (forward, backward to all layers, products) beside torch's forward and backward to the input, in both of
     torch's layouts, with parameters that take no gradient; its floating-point operations a second beside those of a large
     matrix product; a node of the rescale rule over one of the trapezoid rule; and what a second target in the same call adds
@@ -61,6 +61,7 @@ from tests.torch_reference import torch
 Part = Literal["errors", "speed", "node", "memory"]
 SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 1023, 50
 RULES = {"trapezoid": trapezoid, "rescale": rescale, "captum": captum}
+CURVES = {"digits": "digits", "own": "random weights, 224x224"}  # of errors; the second of what is timed itself
 CAPTUMS_BATCH = 32  # nodes x images that Captum evaluates at once where it is timed: all of 50 steps outgrow 24 GiB
 ByLayer = dict[str, jax.Array]
 
@@ -128,10 +129,10 @@ def errors(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Of the rules by number of steps; and what equal error takes."""
     digits = ports.load("resnet50", "digits"), digits_in_clutter("test", config.digits).images
     equal = {}
-    cases: dict[str, tuple[ipjax.Network, np.ndarray, Pair | None]] = {"digits": (*digits, None)}
+    cases: dict[str, tuple[ipjax.Network, np.ndarray, Pair | None]] = {CURVES["digits"]: (*digits, None)}
     if not config.quick:
         pair = _pair("resnet50")
-        cases["random weights, 224x224"] = (pair.net, _images(1), pair)
+        cases[CURVES["own"]] = (pair.net, _images(1), pair)
     for name, (net, x, pair) in cases.items():
         layers = _layers(net, x)
         exact = _conductance(net, x, layers, trapezoid(REFERENCE))
@@ -183,11 +184,13 @@ def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
         theirs = median_seconds(captums, 1, warm=False) * len(pair.layers) / len(some)
         row |= {"ours": (before + median_seconds(partial(ours, case.steps), config.repeats)) / 2, "captum": theirs}
         row["ratio"] = theirs / row["ours"]
-        if case == CASES[0] and "steps_for_captums_error" in numbers:
-            steps = math.ceil(numbers["steps_for_captums_error"]["digits, rescale"])
-            fewer = partial(_conductance, pair.net, x, pair.layers, rescale(steps))
-            row |= {"equal_error_steps": steps, "equal_error": median_seconds(fewer, config.repeats)}
-            row["ratio_at_equal_error"] = theirs / row["equal_error"]
+        wanted = numbers.get("steps_for_captums_error", {}) if case == CASES[0] else {}
+        for curve, network in CURVES.items():
+            if (found := wanted.get(f"{network}, rescale")) is not None:
+                steps = max(1, math.ceil(found))
+                fewer = partial(_conductance, pair.net, x, pair.layers, rescale(steps))
+                seconds = median_seconds(fewer, config.repeats)
+                row |= {f"{curve}_steps": steps, f"{curve}_s": seconds, f"{curve}_ratio": theirs / seconds}
         yield row
 
 

@@ -35,7 +35,7 @@ import tyro
 import ipjax
 import ports
 from benchmarks.environment import median_seconds, print_values, write
-from experiments.features import SKETCH, TARGETS, Extraction, _activations, _conductances
+from experiments.features import RULE, SKETCH, TARGETS, Extraction, _activations, _conductances
 from experiments.measuring import NOISES
 from experiments.selection import preprocessing_of
 from ipjax.estimators import Probe
@@ -75,7 +75,7 @@ class Config:
     weights: str = "random"
     """random stands for any published ones: costs depend on sizes alone"""
     num_images: int = 10_000
-    num_steps: int = 32
+    num_steps: int = 16
     layers: tuple[str, ...] | None = None
     """by name, or all; default: the network's own"""
     readout: Literal["sketch", "channel"] = "sketch"
@@ -192,14 +192,13 @@ def _row(name: str, precision: str, config: Config, image: Image, kde: float, pr
 
 
 def of_an_image(net: ipjax.Network, shape: tuple[int, ...], names: tuple[str, ...], readout: str) -> Image:
-    """Counts of one image. A scan's body counts once, so chunks of one and of two nodes tell a node from the rest."""
+    """Counts of one image. A scan's body counts once, so paths of two and three nodes, at once, tell a node from the rest."""
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     targets = jax.ShapeDtypeStruct((len(TARGETS), *net.logits_shape(x).shape), jnp.float32)
     of_units = _readout(readout)
     conductances = partial(_conductances, names=names, readout=of_units)
-    one, two = (
-        operations(partial(conductances, quadrature=ipjax.quadrature.trapezoid(nodes), nodes_at_once=nodes), net, x, targets)
-        for nodes in (1, 2)
+    two, three = (
+        operations(partial(conductances, quadrature=RULE(nodes - 1), nodes_at_once=nodes), net, x, targets) for nodes in (2, 3)
     )
     forward = operations(lambda net, x: net(x), net, x)
     once = operations(partial(_activations, names=names, readout=of_units), net, x)
@@ -207,7 +206,7 @@ def of_an_image(net: ipjax.Network, shape: tuple[int, ...], names: tuple[str, ..
     moved = 2 * (1 + len(TARGETS)) * sum(layer.size * layer.dtype.itemsize for layer in shapes.values())
     units = [shapes[name].size for name in names]
     permuted = len(TARGETS) * sum(size for size in units if isinstance(of_units, CountSketch) and size > of_units.k)
-    return Image(forward, two - one, 2 * one - two + once, moved, stored_bytes(net, shape, names, readout), permuted)
+    return Image(forward, three - two, 3 * two - 2 * three + once, moved, stored_bytes(net, shape, names, readout), permuted)
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> float:

@@ -24,7 +24,7 @@ class Config:
 
     devices: tuple[int, ...] = (1, 8)
     num_images: int = 64
-    num_steps: int = 32
+    num_steps: int = 16
     rounds: int = 2
     measure: bool = False
     """in this process, and print the times; what the others are started with"""

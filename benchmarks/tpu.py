@@ -48,7 +48,7 @@ class Config:
     """channels of the stem"""
     side: int = 224
     """pixels"""
-    num_steps: int = 32
+    num_steps: int = 16
     shard_size: int = 64
     readout: Literal["sketch", "channel"] = "sketch"
     dtype: Literal["float32", "bfloat16"] = "float32"

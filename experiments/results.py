@@ -59,7 +59,7 @@ class Results:
 def draw(out: Path) -> None:
     """Draws every figure of a run from the files in its folder; those of an ablation if there was one."""
     from ipjax import plotting
-    from ipjax.plotting.style import place
+    from ipjax.plotting.style import save
 
     planes = (InformationPlane.load(out / f"{name}.npz") for name in ("plane", "noise_profile", "channels"))
     drawn = plotting.planes.figures(*planes)
@@ -67,12 +67,8 @@ def draw(out: Path) -> None:
     if (out / "ablation.npz").exists():
         tables = (files.load(out / f"{name}.npz") for name in ("ablation", "ablation_areas", "rankings"))
         drawn |= plotting.ablation.figures(*tables)
-    for figure in drawn.values():
-        place(figure)
-    to_write = {f"{name}.{ending}": figure for name, figure in drawn.items() for ending in ("png", "svg")}
     # Of pixels, so that a vector format only makes them larger.
     pictures = plotting.attribution.figures(Attribution.load(out / "attribution.npz"))
-    to_write |= {f"{name}.png": figure for name, figure in pictures.items()}
-    for name, figure in to_write.items():
+    for name, figure in (drawn | pictures).items():
         with explained(f"could not write to {out}"):
-            figure.savefig(out / name)
+            save(figure, out / name, ("png",) if name in pictures else ("png", "svg"))

@@ -133,14 +133,14 @@ def _trained_and_measured(task: Task, config: Config, out: Path) -> list[Record]
 
 def _write(out: Path, records: list[Record], found: tuple[Record, ...]) -> None:
     from ipjax.plotting import training
+    from ipjax.plotting.style import save
 
     for name, rows in (("training", records), ("compression", found)):
         files.save(rows, out / f"{name}.npz")
         files.to_csv(rows, out / f"{name}.csv")
     with console.status("drawing"):
         for name, figure in training.figures(records).items():
-            for ending in ("png", "svg"):
-                figure.savefig(out / f"{name}.{ending}")
+            save(figure, out / name)
 
 
 def _print_summary(records: list[Record], found: tuple[Record, ...]) -> None:

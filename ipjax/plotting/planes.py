@@ -286,4 +286,5 @@ def _label_points(ax: Axes, records: Sequence[Record]) -> None:
         ax=ax,
         arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.5},
         expand=(1.2, 1.4),
+        iter_lim=100,  # otherwise it takes a second, and as many as fit into it
     )
