@@ -1,5 +1,7 @@
 """The library's convolution and all its derivatives against JAX's own."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ SETTINGS = [
     pytest.param(((7, 7), (1, 1), ((3, 3), (3, 3))), marks=slow),
     ((7, 7), (2, 2), ((3, 3), (3, 3))),
     pytest.param(((3, 3), (2, 2), ((0, 0), (0, 0))), marks=slow),
+    ((3, 2), (1, 1), ((2, 0), (0, 1))),
     ((3, 1), (1, 2), ((2, 0), (1, 3))),
     ((2, 3), (2, 1), ((1, 0), (0, 2))),
 ]
@@ -123,6 +126,17 @@ def test_inside_scan(case):
         return lambda images: lax.scan(body, jnp.zeros_like(x), images)
 
     agree(scanned(ours), scanned(jaxs), jnp.stack([x, dx, x + dx]))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices' convolutions stay as they are")
+def test_on_a_cpu_outputs_are_taller_than_inputs_forward_and_backward():
+    def both(x, kernel):
+        y, pull_back = jax.vjp(lambda x: convolution(x, kernel, (1, 1), ((1, 1), (1, 1))), x)
+        return y, pull_back(y)
+
+    lowered = jax.jit(both).lower(jnp.ones((1, 24, 24, 5)), jnp.ones((3, 3, 5, 5))).as_text()
+    heights = re.findall(r"convolution\(.*\(tensor<1x(\d+)x24x5xf32>.*-> tensor<1x(\d+)x24x5xf32>", lowered)
+    assert heights == 2 * [("24", "25")]
 
 
 def test_padding_of_a_1x1_kernel():
