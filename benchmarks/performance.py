@@ -115,17 +115,18 @@ def _draw(series: Sequence[Mapping[str, Any]], path: Path) -> None:
     from ipjax.plotting.style import STYLE
 
     with plt.rc_context(rc=STYLE):  # pyright: ignore[reportArgumentType]
-        figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+        figure, axes = plt.subplots(2, 3, figsize=(13, 10), layout="constrained")
         for axis, ((part, unit, against), title) in zip(axes.flat, PANELS.items(), strict=True):
             some = [s for s in series if (s["part"], s["unit"]) == (part, unit) and against in (None, s["against"])]
             for i, one in enumerate(some):
                 name = one["what"] if against else f"{one['what']}, {one['against']}"
-                axis.loglog(one["x"], one["y"], "o-", color=f"C{i % 10}", ms=3, label=f"{name}: {one['exponent']:.2f}")
+                style = {"color": f"C{i % 10}", "marker": "os"[i // 10], "ms": 3, "label": f"{name}: {one['exponent']:.2f}"}
+                axis.loglog(one["x"], one["y"], **style)
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_visible(bool(some))
             axis.set(title=title, xlabel=against or "size", ylabel={"s": "seconds", "B": "bytes"}[unit])
             if some:
-                axis.legend(fontsize=6.5)
+                axis.legend(fontsize=6.5, ncols=1 if len(some) < 4 else 2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
         figure.savefig(path)
         plt.close(figure)
 

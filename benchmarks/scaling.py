@@ -65,13 +65,13 @@ class Config:
     """Sizes of the series."""
 
     parts: tuple[Part, ...] = ("conductance", "memory", "estimators", "run")
-    images: tuple[int, ...] = (16, 32, 64, 128, 256)
-    steps: tuple[int, ...] = (16, 32, 64, 128, 256)
-    blocks: tuple[int, ...] = (4, 8, 16, 32)
+    images: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    steps: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    blocks: tuple[int, ...] = (1, 2, 4, 8)
     """of images, at one node, and of nodes, at one image"""
     samples: tuple[int, ...] = (1000, 2000, 4000, 8000)
     features: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    run_images: tuple[int, ...] = (250, 500, 1000, 2000)
+    run_images: tuple[int, ...] = (250, 500, 1000)
     side: int = 224
     """pixels, of the memory of ResNet-50"""
     repeats: int = 3
