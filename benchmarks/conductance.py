@@ -62,7 +62,7 @@ Part = Literal["errors", "speed", "node", "memory"]
 SIDE, TARGET, REFERENCE, CAPTUMS_STEPS = 224, 3, 1023, 50
 RULES = {"trapezoid": trapezoid, "rescale": rescale, "captum": captum}
 CURVES = {"digits": "digits", "own": "random weights, 224x224"}  # of errors; the second of what is timed itself
-CAPTUMS_BATCH = 32  # nodes x images that Captum evaluates at once where it is timed: all of 50 steps outgrow 24 GiB
+CAPTUMS_BATCH = 32  # nodes x images that Captum evaluates at once where it is timed, so that eight images fit into memory
 ByLayer = dict[str, jax.Array]
 
 
@@ -94,7 +94,7 @@ class Config:
     quick: bool = False
     """one image of ResNet-50 alone, and errors of the digits checkpoint alone"""
     steps: tuple[int, ...] = (8, 11, 16, 32, 50, 64)
-    """of both rules, for the errors"""
+    """of all rules, for the errors"""
     digits: int = 8
     """images of the digits checkpoint, for the errors"""
     repeats: int = 3
@@ -174,11 +174,13 @@ def speed(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for case in CASES[:1] if config.quick else CASES:
         pair, x = _pair(case.network), _images(case.images)
         ours = lambda steps, pair=pair, x=x: _conductance(pair.net, x, pair.layers, trapezoid(steps))  # noqa: E731
+        some = pair.layers[:: round(1 / case.share)]
+        jax.clear_caches()  # so that the first call compiles
         start = time.perf_counter()
         jax.block_until_ready(ours(case.steps))
-        row = asdict(case) | {"layers": len(pair.layers), "first_call": time.perf_counter() - start}
+        row = asdict(case) | {"share": len(some) / len(pair.layers), "layers": len(pair.layers)}
+        row["first_call"] = time.perf_counter() - start
         before = median_seconds(partial(ours, case.steps), config.repeats)
-        some = pair.layers[:: round(1 / case.share)]
         captums = partial(_captum, pair, torch_reference.to_torch(x), some, case.steps, internal_batch_size=CAPTUMS_BATCH)
         _captum(pair, torch_reference.to_torch(x[:1]), some[-1:], 1)
         theirs = median_seconds(captums, 1, warm=False) * len(pair.layers) / len(some)
@@ -202,7 +204,7 @@ def node(config: Config, numbers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for network, count, nodes in NODES[:1] if config.quick else NODES:
         pair, x = _pair(network), _images(count)
         ours = partial(_conductance, pair.net, x, pair.layers, trapezoid(nodes - 1), channel_sum)
-        row: dict[str, Any] = {"network": network, "images": count}
+        row: dict[str, Any] = {"network": network, "images": count, "nodes": nodes}
         for layout in ("contiguous_format", "channels_last"):
             memory_format = getattr(torch, layout)
             model = pair.model.to(memory_format=memory_format)

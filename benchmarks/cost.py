@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,7 @@ from experiments.selection import preprocessing_of
 from ipjax.estimators import Probe
 from ipjax.estimators.kde import _FEW_CLASSES, _HELD
 from ipjax.estimators.probe import _INVERSE_TEMPERATURES
+from ipjax.models import convolution
 from ipjax.readout import CountSketch, Readout, channel_sum
 from ipjax.runtime import _MEMORY_SHARE
 
@@ -211,14 +214,22 @@ def of_an_image(net: ipjax.Network, shape: tuple[int, ...], names: tuple[str, ..
 
 def operations(function: Callable[..., Any], *arguments: Any) -> float:
     """Of the lowered function, by XLA: a multiplication and an addition are two. Nothing is computed."""
-    analysis: Any = jax.jit(function).lower(*arguments).cost_analysis()
+    with as_on_an_accelerator():
+        analysis: Any = jax.jit(function).lower(*arguments).cost_analysis()
     return analysis["flops"]
+
+
+def as_on_an_accelerator() -> AbstractContextManager[Any]:
+    """Inside it convolutions are traced without the rows that a CPU computes in vain."""
+    return patch.object(convolution, "_rows_to_add", lambda *_: 0)
 
 
 def products(function: Callable[..., Any], *arguments: Any) -> float:
     """Operations of the convolutions and matrix products in a function, from their sizes alone, borders counted as the rest."""
     total = 0
-    for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
+    with as_on_an_accelerator():
+        jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    for equation in _equations(jaxpr):
         shapes = [variable.aval.shape for variable in equation.invars[:2]] if len(equation.invars) > 1 else []
         result = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
         if equation.primitive.name == "conv_general_dilated":

@@ -27,6 +27,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ports
+from benchmarks.cost import as_on_an_accelerator
 from benchmarks.environment import print_values, write
 from experiments.features import TARGETS, Extraction
 from experiments.runner import _in_precision
@@ -112,7 +113,8 @@ def _lowered(net: Network, shape: tuple[int, ...], images: int, nodes: int, conf
         patch.object(runtime, "replicate", lambda tree, mesh: tree),
     ):
         extraction = Extraction(net, net.layers(example), config.readout, config.num_steps, 0, images, nodes)
-        return jax.jit(lambda net, x, targets: extraction._conduct(net, x, targets)).lower(*arguments)
+        with as_on_an_accelerator():
+            return jax.jit(lambda net, x, targets: extraction._conduct(net, x, targets)).lower(*arguments)
 
 
 def _like(shape: tuple[int, ...], dtype: Any, spec: P, *, mesh: Any) -> jax.ShapeDtypeStruct:

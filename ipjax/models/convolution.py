@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int
 
 _FEW_CHANNELS = 4
-_MANY_ROWS = 7  # as a fraction of all: what computing a row in vain may cost
+_ROWS_FOR_ONE = 7  # of an output, at least, for each that is computed in vain
 _SMALL = 2**18  # entries of a matrix that stands for a convolution, whatever the kernel's own size
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -139,7 +139,7 @@ def _rows_to_add(inputs: int, outputs: int, strides: tuple[int, int]) -> int:
     faster.
     """
     rows = inputs + 1 - outputs
-    return rows if jax.default_backend() == "cpu" and strides == (1, 1) and 0 < rows <= outputs // _MANY_ROWS else 0
+    return rows if jax.default_backend() == "cpu" and strides == (1, 1) and 0 < rows <= outputs // _ROWS_FOR_ONE else 0
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
