@@ -114,6 +114,8 @@ class Pair:
 
 def main(config: Config) -> dict[str, Any]:
     """Prints the comparison and returns its numbers."""
+    if len(config.steps) < 2 or list(config.steps) != sorted(set(config.steps)) or config.steps[0] < 1:
+        raise ValueError(f"steps: expected at least two numbers from 1 on in ascending order, got {list(config.steps)}")
     numbers = begin(config.out)
     for part in config.parts:
         numbers[part] = []

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+from ipjax.files import replacing
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision", "captum")
 
 
@@ -141,12 +143,31 @@ def short(value: Any) -> str:
 
 
 def begin(out: Path | None) -> dict[str, Any]:
-    """The numbers that are in the file already, of which parts may be measured again, and this machine."""
-    found = json.loads(out.read_text()) if out is not None and out.exists() else {}
+    """The numbers that are in the file already, of which parts may be measured again, and this machine.
+
+    Raises `FileNotFoundError` where the file's folder is missing, and as `read`.
+    """
+    if out is not None and not out.resolve().parent.is_dir():
+        raise FileNotFoundError(f"out: expected a folder {out.resolve().parent} to write {out.name} into; make it first")
+    found = read(out) if out is not None and out.exists() else {}
     return found | {"environment": environment()}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote. Raises `ValueError` for other files."""
+    try:
+        numbers = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, as a benchmark writes it with --out: {error}; measure again") from error
+    if not isinstance(numbers, dict) or "environment" not in numbers:
+        raise ValueError(
+            f"{path}: expected numbers with their environment, as a benchmark writes them with --out; measure again"
+        )
+    return numbers
 
 
 def write(out: Path | None, numbers: Mapping[str, Any]) -> None:
     """The numbers as JSON, where a path is given."""
     if out is not None:
-        out.write_text(json.dumps(numbers, indent=2) + "\n")
+        with replacing(out) as file:
+            file.write((json.dumps(numbers, indent=2) + "\n").encode())

@@ -8,7 +8,6 @@ these columns, or of all that hold single values. Of the part `environment` it i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from typing import Any
 
 import tyro
 
-from benchmarks.environment import short
+from benchmarks.environment import read, short
 from docs.gallery import smaller
 from ipjax.files import replacing
 
-MARKED = re.compile(r"(<!-- (\w+)\.(\w+)(?:: ([\w, ]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+BEGUN = re.compile(r"<!-- \w+\.\w+(?:: [\w, ]+)? -->\n")
+MARKED = re.compile(r"(<!-- (\w+)\.(\w+)(?:: ([\w, ]+))? -->\n)(?:(?!<!-- \w+\.).)*?(<!-- end -->)", re.DOTALL)
 PANELS = {  # part, unit, against -> title
     ("conductance", "s", None): "Conductance: time",
     ("memory", "B", None): "Conductance: planned memory",
@@ -41,7 +41,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Writes the page again, and figures/scaling.png. Raises `ValueError` for a file that is not one of these numbers."""
-    numbers = {path.stem: _read(path) for path in sorted((config.docs / "performance").glob("*.json"))}
+    numbers = {path.stem: read(path) for path in sorted((config.docs / "performance").glob("*.json"))}
     if "series" not in numbers.get("scaling", {}):
         raise ValueError(
             f"expected {config.docs / 'performance' / 'scaling.json'} with series; run python -m benchmarks.scaling"
@@ -57,20 +57,8 @@ def main(config: Config) -> None:
         file.write(drawn)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        numbers = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, as a benchmark writes it with --out: {error}; measure again") from error
-    if not isinstance(numbers, dict) or "environment" not in numbers:
-        raise ValueError(
-            f"{path}: expected numbers with their environment, as a benchmark writes them with --out; measure again"
-        )
-    return numbers
-
-
 def filled(page: str, numbers: Mapping[str, Any]) -> str:
-    """The page with all its tables made anew; one whose numbers are not there says so."""
+    """The page with all its tables made anew; one whose numbers are not there says so. Raises `ValueError` without an end."""
 
     def fill(found: re.Match[str]) -> str:
         begin, file, part, columns, end = found.groups()
@@ -83,7 +71,10 @@ def filled(page: str, numbers: Mapping[str, Any]) -> str:
             text = _table(values, columns.split(", ") if columns else None)
         return f"{begin}\n{text}\n\n{end}"
 
-    return MARKED.sub(fill, page)
+    text, found = MARKED.subn(fill, page)
+    if found < (begun := len(BEGUN.findall(page))):
+        raise ValueError(f"page: expected <!-- end --> after each of {begun} tables, found it after {found}; write it there")
+    return text
 
 
 def _sentence(environment: Mapping[str, Any]) -> str:

@@ -53,6 +53,13 @@ def test_numbers_of_other_parts_are_kept(tmp_path):
     environment.write(out, {"environment": {}, "errors": [1]})
     assert environment.begin(out)["errors"] == [1] and "processor" in environment.begin(out)["environment"]
     assert set(environment.begin(None)) == {"environment"}
+    for damaged in ('{"environment"', "[1]", '{"errors": []}'):
+        out.write_text(damaged)
+        with pytest.raises(ValueError, match=f"{out}: expected"):
+            environment.begin(out)
+        assert out.read_text() == damaged
+    with pytest.raises(FileNotFoundError, match="expected a folder"):
+        environment.begin(tmp_path / "none" / "numbers.json")
 
 
 def test_exponents_are_of_the_upper_half():
@@ -78,6 +85,14 @@ def test_a_page_is_filled():
     assert "| a b | d |\n| --- | --- |\n| 1 | 123 |\n| 2 | x |" in text
     assert filled(text, {"file": {"environment": machine, "rows": rows}}) == text
     assert filled(page, {}).count("*Not taken yet.*") == 3
+    with pytest.raises(ValueError, match="each of 3 tables, found it after 2"):
+        filled(page.replace("<!-- end -->", "", 1), {})
+
+
+@pytest.mark.parametrize("steps", [(), (8,), (8, 8), (16, 8), (0, 8)])
+def test_steps_of_the_errors_are_checked_before_anything_is_measured(steps):
+    with pytest.raises(ValueError, match="steps: expected at least two numbers"):
+        conductance.main(conductance.Config(steps=steps, parts=()))
 
 
 def test_the_page_has_the_numbers_that_are_there():

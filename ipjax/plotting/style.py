@@ -47,7 +47,7 @@ def place(figure: Figure) -> None:
 
 
 def save(figure: Figure, stem: Path, endings: Sequence[str] = ("png", "svg")) -> None:
-    """Writes a figure into a file of each kind, the same bytes each time. Raises `OSError` where it cannot."""
+    """Writes a figure into a file of each kind, the same bytes each time (of these kinds). Raises `OSError` where it cannot."""
     place(figure)
     with rc_context(rc=STYLE):  # pyright: ignore[reportArgumentType]
         for ending in endings:
