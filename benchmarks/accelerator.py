@@ -75,7 +75,7 @@ class Config:
     """pixels"""
     num_steps: int = 16
     precisions: tuple[Literal["highest", "high", "default", "bfloat16"], ...] = ("default", "highest", "bfloat16", "high")
-    blocks: tuple[tuple[int, int], ...] = ((8, 11), (16, 11), (8, 33), (1, 33))
+    blocks: tuple[tuple[int, int], ...] = ((8, 9), (16, 9), (8, 17), (1, 17))
     """images x nodes evaluated together; every precision is timed in the first one, the first precision in all"""
     programs: tuple[tuple[str, str], ...] = (("sketch", "highest"), ("sketch", "default"), ("channel", "default"))
     """readout and precision of the program's features"""

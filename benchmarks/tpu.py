@@ -111,10 +111,10 @@ def _lowered(net: Network, shape: tuple[int, ...], images: int, nodes: int, conf
         jax.default_matmul_precision(config.precision),
         patch.object(runtime, "local_mesh", lambda: mesh),
         patch.object(runtime, "replicate", lambda tree, mesh: tree),
+        as_on_an_accelerator(),
     ):
         extraction = Extraction(net, net.layers(example), config.readout, config.num_steps, 0, images, nodes)
-        with as_on_an_accelerator():
-            return jax.jit(lambda net, x, targets: extraction._conduct(net, x, targets)).lower(*arguments)
+        return jax.jit(lambda net, x, targets: extraction._conduct(net, x, targets)).lower(*arguments)
 
 
 def _like(shape: tuple[int, ...], dtype: Any, spec: P, *, mesh: Any) -> jax.ShapeDtypeStruct:
