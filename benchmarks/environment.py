@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from ipjax.files import replacing
+from ipjax.files import checked_place, replacing
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision", "captum")
 
@@ -145,11 +145,9 @@ def short(value: Any) -> str:
 def begin(out: Path | None) -> dict[str, Any]:
     """The numbers that are in the file already, of which parts may be measured again, and this machine.
 
-    Raises `FileNotFoundError` where the file's folder is missing, and as `read`.
+    Raises as `checked_place` and `read`.
     """
-    if out is not None and not out.resolve().parent.is_dir():
-        raise FileNotFoundError(f"out: expected a folder {out.resolve().parent} to write {out.name} into; make it first")
-    found = read(out) if out is not None and out.exists() else {}
+    found = read(out) if out is not None and checked_place(out).exists() else {}
     return found | {"environment": environment()}
 
 

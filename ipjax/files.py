@@ -50,14 +50,20 @@ def to_csv(records: Sequence[Record], path: str | Path) -> None:
         file.write(text.getvalue().encode())
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` only once it is written whole and on the disk."""
+def checked_place(path: str | Path) -> Path:
+    """The path, made absolute. Raises `FileNotFoundError` where its folder is missing, `ValueError` where it is no file's."""
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise ValueError(f"expected the path of a file, {path} is none; choose another")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"expected a folder {path.parent} to write {path.name} into; make it, or choose another")
+    return path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` only once it is written whole and on the disk. Raises as `checked_place`."""
+    path = checked_place(path)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
